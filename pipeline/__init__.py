@@ -1,0 +1,1 @@
+"""Convoy: from labelled images to a registered model, in five stages."""

@@ -1,0 +1,231 @@
+"""The files that cross a stage: their formats, read and written here and nowhere else.
+
+A reader checks what it reads and raises ArtifactError (what, where, do this). A writer writes where it is told; that
+the place is private and is renamed at the end is the business of `pipeline.stages.publish`.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pydantic
+
+from pipeline.errors import ArtifactError
+
+SPLITS = ("train", "validation", "test")
+FORMAT_VERSION = 1
+
+MANIFEST_COLUMNS = ("path", "class_name", "split", "group", "num_bytes", "stamp", "metadata")
+"""manifest.parquet, a row per record, sorted by path: path relative to the source (see `escape_path`), class name,
+given split or null, group or null, file size, a stamp that changes with the content (mtime in ns, etag), and the
+metadata columns as one JSON object."""
+
+SAMPLE_DTYPE = np.dtype(
+    [("key", "<u8"), ("image_offset", "<u8"), ("image_bytes", "<u4"), ("json_offset", "<u8"), ("json_bytes", "<u4"),
+     ("label", "<i4")]
+)  # fmt: skip
+"""A row of a shard's sample table: where a sample's members lie in the tar, in the tar's order."""
+
+
+class Artifact(pydantic.BaseModel):
+    """A JSON file between two stages."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+
+    @classmethod
+    def read(cls, path: Path, made_by: str):
+        """Raises ArtifactError naming the stage that makes the file."""
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except FileNotFoundError as exc:
+            raise ArtifactError(f"{path} does not exist; run `convoy {made_by}` first (or `dvc repro`).") from exc
+        except pydantic.ValidationError as exc:
+            first = exc.errors()[0]
+            where = ".".join(str(part) for part in first["loc"]) or "the file"
+            raise ArtifactError(
+                f"{path} cannot be read: {where}: {first['msg']}; make it again with `convoy {made_by}`."
+            ) from exc
+
+    def write(self, path: Path) -> None:
+        path.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+class Scan(Artifact):
+    """data/scan.json"""
+
+    source: str
+    num_records: int
+    num_bytes: int
+    class_counts: dict[str, int]
+    split_counts: dict[str, int]
+    """Records with a given split; empty where the source fixes none."""
+    ignored: dict[str, int]
+    """Files that are no records, by reason."""
+
+
+class Shard(Artifact):
+    """One tar of the index. Beside `<name>.tar` lies its sample table `<name>.npy` (SAMPLE_DTYPE)."""
+
+    name: str
+    """Relative to the index, without the ending: `train/train-000000`."""
+    num_samples: int
+    num_bytes: int
+    sha256: str
+    table_sha256: str
+    class_counts: list[int]
+
+
+class Index(Artifact):
+    """data/shards/index.json: the truth about a shard set. Its digest names the data of a run."""
+
+    format: Literal["convoy-shards"] = "convoy-shards"
+    format_version: Literal[1] = FORMAT_VERSION
+    classes: list[str]
+    """Class names; the position is the label."""
+    image_extension: str
+    num_channels: int
+    mean: list[float]
+    """Per channel over the training split, pixels scaled to 0..1."""
+    std: list[float]
+    metadata_columns: list[str]
+    splits: dict[str, list[Shard]]
+    num_records: int
+    num_rejects: int
+    digest: str
+
+    def num_samples(self, split: str) -> int:
+        return sum(shard.num_samples for shard in self.splits[split])
+
+    def class_counts(self, split: str) -> list[int]:
+        """Samples per label."""
+        counts = np.zeros(len(self.classes), np.int64)
+        for shard in self.splits[split]:
+            counts += shard.class_counts
+        return counts.tolist()
+
+
+def index_digest(classes: Sequence[str], shards: Iterable[Shard]) -> str:
+    """Digest of all that decides what a loader hands out: the classes and every shard's bytes, in order."""
+    parts = [json.dumps(list(classes)), *(f"{s.name} {s.num_samples} {s.sha256} {s.table_sha256}" for s in shards)]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+class Reject(Artifact):
+    """A line of data/rejects.jsonl."""
+
+    path: str
+    reason: str
+    """Short code: not_an_image, truncated, too_many_pixels, ..."""
+    detail: str
+
+
+class Run(Artifact):
+    """data/run.json: what rank 0 and the driver know of the finished run."""
+
+    fingerprint: str
+    run_id: str | None
+    """MLflow's; null when tracking could not be reached."""
+    tracking_uri: str
+    """Without credentials."""
+    index_digest: str
+    backbone: str
+    num_parameters: int
+    num_steps: int
+    num_epochs: int
+    world_size: int
+    attempts: int
+    train_seconds: float
+    images_per_second: float
+    """Training samples over the time spent in training steps, validation and checkpoints left out."""
+    validation: dict[str, float]
+    """Figures of the exported weights on the validation split; empty without one."""
+
+
+HISTORY_COLUMNS = ("epoch", "step", "train_loss", "validation_loss", "validation_top1", "lr", "images_per_second")
+"""history.csv: a row per epoch."""
+
+
+class Metrics(Artifact):
+    """data/report/metrics.json: figures on the test split."""
+
+    split: str
+    num_samples: int
+    index_digest: str
+    weights_sha256: str
+    top1: float
+    top1_low: float
+    top1_high: float
+    """95 % bootstrap interval."""
+    top5: float
+    loss: float
+    """Mean cross-entropy, nats."""
+    macro_precision: float
+    macro_recall: float
+    macro_f1: float
+    ece: float
+    """Expected calibration error over 15 equal-width bins of confidence."""
+    per_class: dict[str, dict[str, float]]
+    """precision, recall, f1, support by class name."""
+    slices: dict[str, dict[str, dict[str, float]]]
+    """num_samples and top1, by metadata column and value."""
+
+
+class Registration(Artifact):
+    """data/registration.json: the gate's verdict."""
+
+    model_name: str
+    version: str
+    model_uri: str
+    weights_sha256: str
+    alias: Literal["champion", "challenger"]
+    promoted: bool
+    reasons: list[str]
+    top1: float
+    champion_version: str | None
+    """After the verdict."""
+    run_id: str | None
+    tracking_uri: str
+
+
+def escape_path(name: bytes) -> str:
+    """A file name as text, reversibly: bytes that are no UTF-8 become \\xNN, a backslash becomes two."""
+    return name.replace(b"\\", b"\\\\").decode("utf-8", "backslashreplace")
+
+
+def unescape_path(text: str) -> bytes:
+    """The bytes that `escape_path` was given."""
+    out, position, raw = bytearray(), 0, text
+    while (found := raw.find("\\", position)) >= 0:
+        out += raw[position:found].encode()
+        if raw[found + 1] == "\\":
+            out += b"\\"
+            position = found + 2
+        else:
+            out.append(int(raw[found + 2 : found + 4], 16))
+            position = found + 4
+    return bytes(out + raw[position:].encode())
+
+
+def read_sample_table(index_path: Path, shard: Shard) -> np.ndarray:
+    """The shard's sample table, memory-mapped, [num_samples] of SAMPLE_DTYPE. Bytes are not hashed here."""
+    table_path = index_path.parent / f"{shard.name}.npy"
+    try:
+        table = np.load(table_path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError as exc:
+        raise ArtifactError(f"{table_path} is missing; run `convoy shard` (or `dvc checkout`).") from exc
+    except (ValueError, EOFError) as exc:
+        raise ArtifactError(f"{table_path} is damaged ({exc}); run `convoy shard` again.") from exc
+    if table.dtype != SAMPLE_DTYPE or table.shape != (shard.num_samples,):
+        raise ArtifactError(
+            f"{table_path} holds {table.shape} of {table.dtype}, the index says {shard.num_samples} samples; "
+            "run `convoy shard` again."
+        )
+    return table
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

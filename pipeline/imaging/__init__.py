@@ -1,0 +1,1 @@
+"""The one decoder: bytes to uint8 pixels by one set of rules, and resizing."""

@@ -1,0 +1,1 @@
+"""Where the ranks run: this process, or Ray."""

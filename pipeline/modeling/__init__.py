@@ -1,0 +1,1 @@
+"""Backbone, objective, optimizer, schedule, average."""

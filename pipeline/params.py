@@ -1,0 +1,269 @@
+"""params.yaml as frozen models: one class a section, every key required, unknown keys refused.
+
+A stage's function names the sections it reads as its arguments; `read` returns exactly those. The docstring under a
+field gives its unit and its special values.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+import pydantic
+import yaml
+from pydantic import Field
+
+from pipeline.errors import ParamsError
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+PositiveInt = Annotated[int, Field(ge=1)]
+
+
+class Section(pydantic.BaseModel):
+    """One section of params.yaml. Numbers are numbers and texts are texts: nothing is coerced but int to float."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    not_in_fingerprint: ClassVar[frozenset[str]] = frozenset()
+    """Fields that change how fast or how safely a run goes, never what comes out of it."""
+
+
+class Data(Section):
+    source: str
+    """`demo`, a folder `class/image` or `split/class/image`, or a table (.csv, .tsv, .parquet, .jsonl)."""
+    image_column: str
+    """Tables: the column with an image's path, absolute or relative to the table."""
+    label_column: str
+    """Tables: the column with the class name."""
+    split_column: str | None
+    """Tables: the column with `train`, `validation` or `test`; null to split by hash."""
+    group_column: str | None
+    """Tables: records of one group never straddle two splits; null for none."""
+    metadata_columns: list[str]
+    """Tables: columns kept with each sample; the report shows its figures per value of each."""
+
+
+class Demo(Section):
+    images_per_class: PositiveInt
+    """Drawn X's, and as many O's."""
+    seed: int
+
+
+class Split(Section):
+    validation_fraction: Fraction
+    """Of all records; of the given training split where the source fixes splits without a validation one."""
+    test_fraction: Fraction
+    """Of all records; ignored where the source fixes a test split."""
+    seed: int
+
+
+class Shards(Section):
+    short_side_px: PositiveInt | None
+    """Larger images are scaled down to this short side and re-encoded; null keeps every image's own bytes."""
+    jpeg_quality: Annotated[int, Field(ge=1, le=100)]
+    samples_per_shard: PositiveInt
+    num_workers: PositiveInt | None
+    """Processes that decode and write; null for one per core."""
+
+
+class Audit(Section):
+    max_rejected_fraction: Fraction
+    """The shard stage fails when a larger part of the records cannot be decoded."""
+
+
+class Loading(Section):
+    global_batch_size: PositiveInt
+    """Samples in one optimizer step, over all ranks."""
+    lanes: PositiveInt
+    """Contiguous ranges of the shuffled shards that are read side by side; divides global_batch_size."""
+    shuffle_window_samples: PositiveInt | None
+    """Samples that are shuffled together inside a lane; null for the whole lane."""
+    workers_per_rank: Annotated[int, Field(ge=0)]
+    """Threads that decode ahead; 0 decodes in the training thread."""
+
+    not_in_fingerprint = frozenset({"workers_per_rank"})
+
+
+class Augment(Section):
+    crop_scale: tuple[Fraction, Fraction]
+    """Area of the random crop as a fraction of the image: least and most; [1.0, 1.0] with both flips off trains on
+    the evaluation crop."""
+    crop_ratio: tuple[float, float]
+    """Width over height of the random crop: least and most."""
+    horizontal_flip: bool
+    vertical_flip: bool
+    color_jitter: Fraction
+    """Brightness, contrast and saturation are each scaled by up to 1 ± this."""
+
+
+class Model(Section):
+    backbone: str
+    """Any timm classifier, by name."""
+    weights: str
+    """`none`, `pretrained` (fetched by timm), or the path of a .safetensors file or of an exported model folder."""
+    input_px: PositiveInt
+    """Side of the square that the model sees."""
+    drop_rate: Fraction
+    """Dropout before the head."""
+
+
+class Optimizer(Section):
+    name: Literal["adamw", "sgd"]
+    lr: Annotated[float, Field(gt=0.0)]
+    weight_decay: Annotated[float, Field(ge=0.0)]
+    """Not applied to biases and normalisation layers."""
+    momentum: Fraction
+    """SGD (Nesterov); AdamW takes it as beta1."""
+
+
+class Schedule(Section):
+    warmup_fraction: Fraction
+    """Part of all steps in which the learning rate climbs linearly; a cosine takes it down after that."""
+    final_lr_fraction: Fraction
+    """Learning rate of the last step as a fraction of optimizer.lr."""
+
+
+class Training(Section):
+    epochs: PositiveInt
+    seed: int
+    precision: Literal["fp32", "bf16", "fp16"]
+    label_smoothing: Fraction
+    ema_decay: Annotated[float, Field(ge=0.0, lt=1.0)]
+    """Exponential moving average of the weights, warmed up over the first steps; 0 for none. Evaluated and exported
+    instead of the raw weights."""
+    clip_norm: Annotated[float, Field(gt=0.0)] | None
+    """Largest norm of the gradient; null for no clipping."""
+    checkpoint_every_seconds: Annotated[float, Field(gt=0.0)]
+    """Between checkpoints inside an epoch; there is always one at an epoch's end."""
+    keep_checkpoints: PositiveInt
+    ledger: Literal["digest", "full"]
+    """What a step leaves in the ledger: a digest of its sample keys, or the keys too."""
+
+    not_in_fingerprint = frozenset({"checkpoint_every_seconds", "keep_checkpoints", "ledger"})
+
+
+class Evaluation(Section):
+    batch_size: PositiveInt
+    top_k: PositiveInt
+    """Classes kept with their probabilities for each test sample."""
+    num_mistakes: Annotated[int, Field(ge=0)]
+    """Surest mistakes shown in the report."""
+
+
+class Registry(Section):
+    model_name: str
+    min_top1: Fraction
+    """The gate: a model under this test top-1 never becomes champion."""
+
+
+class Cluster(Section):
+    address: str | None
+    """A Ray cluster's address; null starts Ray on this machine (inside a Ray job: the job's own cluster)."""
+    num_workers: Annotated[int, Field(ge=0)]
+    """Ranks; 0 trains in the stage's own process without Ray."""
+    max_failures: Annotated[int, Field(ge=0)]
+    """Restarts after a lost worker or node before the stage gives up."""
+    storage: str | None
+    """Folder that every node sees: runs and, in a Ray job, the stages' outputs go there; null for the repository."""
+
+
+class Tracking(Section):
+    uri: str | None
+    """MLflow server; null for MLFLOW_TRACKING_URI or, without it, sqlite in cluster.storage or the repository."""
+    experiment: str
+
+
+class Params(Section):
+    """The whole of params.yaml, in the order of the file."""
+
+    data: Data
+    demo: Demo
+    split: Split
+    shards: Shards
+    audit: Audit
+    loading: Loading
+    augment: Augment
+    model: Model
+    optimizer: Optimizer
+    schedule: Schedule
+    training: Training
+    evaluation: Evaluation
+    registry: Registry
+    cluster: Cluster
+    tracking: Tracking
+
+    @pydantic.model_validator(mode="after")
+    def _check_across_sections(self) -> "Params":
+        loading = self.loading
+        if loading.global_batch_size % loading.lanes:
+            raise ValueError(
+                f"loading.global_batch_size={loading.global_batch_size} is not divisible by "
+                f"loading.lanes={loading.lanes}; use lanes: 1 or a divisor"
+            )
+        num_ranks = max(1, self.cluster.num_workers)
+        if loading.global_batch_size % num_ranks:
+            lower = loading.global_batch_size // num_ranks * num_ranks
+            near = " or ".join(str(size) for size in (lower, lower + num_ranks) if size)
+            raise ValueError(
+                f"loading.global_batch_size={loading.global_batch_size} is not divisible by the {num_ranks} ranks "
+                f"asked for in cluster.num_workers; use {near}"
+            )
+        if self.split.validation_fraction + self.split.test_fraction >= 1.0:
+            raise ValueError(
+                f"split.validation_fraction={self.split.validation_fraction} and split.test_fraction="
+                f"{self.split.test_fraction} leave nothing to train on; their sum must be under 1"
+            )
+        return self
+
+
+def read(path: Path, sections: Iterable[str] | None = None) -> dict[str, Section]:
+    """Sections by name, all of them when `sections` is None. The whole file is checked either way.
+
+    Raises ParamsError, naming every problem at once with the valid ones.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as exc:
+        raise ParamsError(f"{path} does not exist; run in the repository's root, where params.yaml lies.") from exc
+    except (yaml.YAMLError, UnicodeDecodeError) as exc:
+        raise ParamsError(f"{path} is not YAML: {exc}") from exc
+    if not isinstance(content, dict):
+        raise ParamsError(
+            f"{path} must hold sections ({', '.join(Params.model_fields)}), not {type(content).__name__}."
+        )
+    try:
+        params = Params.model_validate(_tuples(content))
+    except pydantic.ValidationError as exc:
+        lines = [f"{path} has {exc.error_count()} problem{'s' * (exc.error_count() > 1)}:"]
+        raise ParamsError("\n".join(lines + [f"  {_explain(error)}" for error in exc.errors()])) from exc
+    names = Params.model_fields if sections is None else sections
+    return {name: getattr(params, name) for name in names}
+
+
+def for_fingerprint(*sections: Section) -> dict[str, dict]:
+    """What of these sections decides the outcome of a run, as plain values for hashing."""
+    return {type(s).__name__.lower(): s.model_dump(exclude=set(s.not_in_fingerprint), mode="json") for s in sections}
+
+
+def _tuples(value: object) -> object:
+    """YAML's ranges as the tuples that strict models want."""
+    if isinstance(value, dict):
+        return {key: _tuples(item) for key, item in value.items()}
+    if isinstance(value, list) and len(value) == 2 and all(isinstance(item, int | float) for item in value):
+        return tuple(value)
+    return value
+
+
+def _explain(error: dict) -> str:
+    where = ".".join(str(part) for part in error["loc"])
+    parent = Params
+    for part in error["loc"][:-1]:
+        field = parent.model_fields.get(part) if isinstance(parent, type) and issubclass(parent, Section) else None
+        parent = field.annotation if field is not None else None
+    valid = ", ".join(parent.model_fields) if isinstance(parent, type) and issubclass(parent, Section) else ""
+    if error["type"] == "extra_forbidden":
+        return f"{where} is not a key; the valid ones are {valid}."
+    if error["type"] == "missing":
+        return f"{where} is missing; this section has {valid}."
+    if error["type"] == "value_error":
+        return f"{error['ctx']['error']}."
+    return f"{where}={error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}."

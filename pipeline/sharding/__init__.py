@@ -1,0 +1,1 @@
+"""From labelled images to tars: scan, split, plan, encode, write."""

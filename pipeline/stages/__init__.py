@@ -1,0 +1,1 @@
+"""The five stages. Paths are known here and nowhere else."""

@@ -1,0 +1,19 @@
+"""Where everything lies, relative to the repository's root, which is the working directory of every stage."""
+
+from pathlib import Path
+
+PARAMS = Path("params.yaml")
+
+DEMO = Path("data/raw/demo")
+MANIFEST = Path("data/manifest.parquet")
+SCAN = Path("data/scan.json")
+SHARDS = Path("data/shards")
+INDEX = SHARDS / "index.json"
+AUDIT = Path("data/audit.json")
+REJECTS = Path("data/rejects.jsonl")
+MODEL = Path("data/model")
+RUN = Path("data/run.json")
+HISTORY = Path("data/history.csv")
+REPORT = Path("data/report")
+METRICS = REPORT / "metrics.json"
+REGISTRATION = Path("data/registration.json")

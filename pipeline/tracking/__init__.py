@@ -1,0 +1,1 @@
+"""What MLflow is told: a local spool, and its replay."""

@@ -1,0 +1,1 @@
+"""One run: the Lightning module, the fit, its checkpoints and its ledger."""
