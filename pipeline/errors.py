@@ -26,6 +26,9 @@ class ImageError(ConvoyError):
         super().__init__(message)
         self.reason = reason
 
+    def __reduce__(self):
+        return type(self), (self.reason, str(self))  # crosses processes with both of its arguments
+
 
 class ArtifactError(ConvoyError):
     """A file that crosses a stage is missing, damaged or of another format version."""
@@ -37,6 +40,10 @@ class ModelError(ConvoyError):
 
 class TrainingError(ConvoyError):
     """Training stopped for a reason that a retry would meet again."""
+
+
+class PeerLostError(ConvoyError):
+    """Another rank went away in the middle of a step; a retry may well succeed."""
 
 
 class CheckpointError(ConvoyError):

@@ -1,0 +1,140 @@
+"""The command line. It imports nothing heavy: each command's work is imported when the command runs.
+
+Exit codes: 0 done; 1 the user can mend it; 2 wrong usage; 70 a bug of ours, with its traceback.
+"""
+
+import importlib
+import inspect
+import os
+import signal
+import sys
+import threading
+import traceback
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.errors import ConvoyError
+
+BUG = 70  # EX_SOFTWARE of sysexits.h
+
+app = typer.Typer(
+    name="convoy",
+    help="From labelled images to a registered model, in five stages.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+@app.command()
+def scan() -> None:
+    """List the labelled images of data.source; reads no image bytes."""
+    _run_stage("scan")
+
+
+@app.command()
+def shard() -> None:
+    """Split, decode once, and write WebDataset tars."""
+    _run_stage("shard")
+
+
+@app.command()
+def train() -> None:
+    """Train on the tars; the same inputs again resume or are done."""
+    _run_stage("train")
+
+
+@app.command()
+def evaluate() -> None:
+    """Predict the test split, compute every figure, draw the report."""
+    _run_stage("evaluate")
+
+
+@app.command()
+def register() -> None:
+    """Put the model into the MLflow registry and decide whether it becomes champion."""
+    _run_stage("register")
+
+
+@app.command()
+def repro() -> None:
+    """Run all stages that have something new to do (dvc repro)."""
+    raise typer.Exit(_run_stage("repro"))
+
+
+@app.command()
+def verify() -> None:
+    """Recompute every sha256 and count of data/shards."""
+    _run_stage("verify")
+
+
+@app.command()
+def predict(
+    images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
+    json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+) -> None:
+    """Label images with data/model."""
+    _call("predict", images=images, as_json=json)
+
+
+@app.command()
+def doctor() -> None:
+    """Check this machine and this repository, and say how to mend what is wrong."""
+    raise typer.Exit(0 if _call("doctor") else 1)
+
+
+def main() -> None:
+    """The console script: runs a command and turns what it raises into an exit code."""
+    signal.signal(signal.SIGTERM, _end)
+    _follow_dvc()
+    try:
+        app(standalone_mode=True)
+    except ConvoyError as exc:
+        print(f"error: {exc}", file=sys.stderr)
+        sys.exit(exc.exit_code)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
+    except Exception:
+        traceback.print_exc()
+        print("This is a bug of Convoy; please report it with the lines above.", file=sys.stderr)
+        sys.exit(BUG)
+
+
+def _run_stage(name: str) -> object:
+    """Calls a stage with the sections of params.yaml that its arguments name."""
+    from pipeline import params
+    from pipeline.stages import layout
+
+    stage = getattr(importlib.import_module(f"pipeline.stages.{name}"), name)
+    return stage(**params.read(layout.PARAMS, inspect.signature(stage).parameters))
+
+
+def _call(name: str, **arguments: object) -> object:
+    return getattr(importlib.import_module(f"pipeline.stages.{name}"), name)(**arguments)
+
+
+def _end(signum: int, _frame: object) -> None:
+    """SIGTERM ends a command as Ctrl-C does: files are given back, workers stopped."""
+    raise SystemExit(128 + signum)
+
+
+def _follow_dvc() -> None:
+    """Ends this process when the dvc that started it is gone: DVC leaves its child running on without a lock."""
+    if "DVC_STAGE" not in os.environ:
+        return
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            threading.Event().wait(1.0)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="convoy-parent", daemon=True).start()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,167 @@
+"""Ranks as Ray Train workers: starts or joins a cluster, places the ranks, and starts them again after a loss.
+
+Restarts are decided here and not by Ray Train, which retries a user's bug as patiently as a lost node. Where a rank
+goes on from is the body's own business.
+"""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from pipeline.errors import ClusterError, ConvoyError, PeerLostError, TrainingError
+from pipeline.launch.body import Body
+
+_ENVIRONMENT = {
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # else workers of a driver under `uv run` start through uv
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # else workers print everything twice
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+}
+
+_OBJECT_STORE_BYTES = 100 * 1024**2
+"""Nothing of ours travels through the object store; the default takes a third of the memory."""
+
+_RENDEZVOUS_TIMEOUT_SECONDS = 600
+
+
+def launch(
+    body: Body,
+    *,
+    address: str | None,
+    num_workers: int,
+    max_failures: int,
+    folder: Path,
+    say: Callable[[str], None],
+) -> None:
+    """Runs `num_workers` ranks to their end; `folder` takes Ray Train's own files.
+
+    A rank that was lost costs one of `max_failures` and starts the world again. Raises the rank's own ConvoyError,
+    TrainingError with the traceback of any other exception, and ClusterError when ranks cannot be placed or are
+    lost too often.
+    """
+    with _cluster(address) as resources:
+        cpus = _cpus_per_worker(resources, num_workers)
+        use_gpu = resources.get("GPU", 0.0) >= num_workers
+        for failures in range(max_failures + 1):
+            lost = _run_once(body, num_workers, cpus, use_gpu, folder)
+            if lost is None:
+                return
+            left = max_failures - failures
+            say(f"{lost}; " + (f"going on from the newest checkpoint, {left} restarts left" if left else "giving up"))
+    raise ClusterError(
+        f"A rank was lost {max_failures + 1} times, the last time so: {lost}. Nothing is gone: run the same command to "
+        "go on from the newest checkpoint, or raise cluster.max_failures."
+    )
+
+
+def inside_job() -> bool:
+    """Whether this process belongs to a Ray job, whose cluster is then the one meant."""
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+
+
+@contextlib.contextmanager
+def _cluster(address: str | None) -> Iterator[Mapping[str, float]]:
+    """Ray, started here or joined, and its resources; what was started here ends here."""
+    os.environ.update(_ENVIRONMENT)
+    import ray
+
+    joined = address or (os.environ.get("RAY_ADDRESS") if inside_job() else None)
+    try:
+        if joined:
+            ray.init(address=joined, log_to_driver=False)
+        else:
+            ray.init(
+                address="local",  # said aloud, because a stale file of a dead cluster would be followed otherwise
+                include_dashboard=False,
+                log_to_driver=False,
+                object_store_memory=_OBJECT_STORE_BYTES,
+                num_cpus=len(os.sched_getaffinity(0)),
+            )
+    except (ConnectionError, TimeoutError, ValueError, RuntimeError) as exc:
+        raise ClusterError(
+            f"cluster.address={joined} cannot be reached ({exc}); start it with `ray start --head`, or set "
+            "cluster.address: null to use this machine."
+            if joined
+            else f"Ray does not start on this machine ({exc}); set cluster.num_workers: 0 to train without it."
+        ) from exc
+    try:
+        yield ray.cluster_resources()
+    finally:
+        ray.shutdown()
+
+
+def _cpus_per_worker(resources: Mapping[str, float], num_workers: int) -> int:
+    cpus = int(resources.get("CPU", 0))
+    if cpus < num_workers:
+        raise ClusterError(
+            f"cluster.num_workers={num_workers} ranks need a core each and the cluster has {cpus}; "
+            f"use {max(cpus, 1)} or less, or add nodes."
+        )
+    return cpus // num_workers
+
+
+def _run_once(body: Body, num_workers: int, cpus: int, use_gpu: bool, folder: Path) -> str | None:
+    """None when all ranks finished; what was lost when the world may be started again."""
+    from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.v2.api.exceptions import WorkerGroupError
+
+    folder.mkdir(parents=True, exist_ok=True)
+    trainer = TorchTrainer(
+        _worker,
+        train_loop_config={"body": body, "num_threads": cpus},
+        scaling_config=ScalingConfig(
+            num_workers=num_workers, use_gpu=use_gpu, resources_per_worker={"CPU": cpus, "GPU": int(use_gpu)}
+        ),
+        torch_config=TorchConfig(timeout_s=_RENDEZVOUS_TIMEOUT_SECONDS),
+        run_config=RunConfig(
+            # A name of its own for each start: Ray Train would resume whatever lies under an old one.
+            name=f"start-{len(list(folder.iterdir())) + 1:04d}",
+            storage_path=str(folder.absolute()),
+            failure_config=FailureConfig(max_failures=0),
+        ),
+    )
+    try:
+        trainer.fit()
+    except WorkerGroupError as exc:
+        return _explain(exc.worker_failures, str(exc), exc)
+    except TrainingFailedError as exc:
+        return f"Ray Train stopped: {exc}"
+    return None
+
+
+def _worker(config: dict) -> None:
+    """The body inside a Ray Train worker. The world of one trains without a process group of its own."""
+    import ray.train
+    import ray.train.torch
+    import torch
+
+    torch.set_num_threads(config["num_threads"])
+    context = ray.train.get_context()
+    device = ray.train.torch.get_device()
+    config["body"](context.get_world_rank(), context.get_world_size(), str(device))
+
+
+def _explain(failures: Mapping[int, BaseException], traceback: str, cause: BaseException) -> str:
+    """What was lost, when a restart may help. Raises what a restart would meet again.
+
+    When a rank dies, the others fail with it; so one loss among the failures makes the whole of them a loss.
+    """
+    import ray.exceptions
+
+    for rank, failure in sorted(failures.items()):
+        if isinstance(failure, ray.exceptions.RayError):
+            return f"rank {rank} was lost ({_first_line(failure)})"
+    for _, failure in sorted(failures.items()):
+        if isinstance(failure, PeerLostError):
+            return _first_line(failure)
+    for _, failure in sorted(failures.items()):
+        if isinstance(failure, ConvoyError):
+            raise failure
+    raise TrainingError(f"The training code failed; a restart would meet the same. {traceback}") from cause
+
+
+def _first_line(failure: BaseException) -> str:
+    return str(failure).strip().partition("\n")[0]

@@ -1,0 +1,26 @@
+"""An exponential moving average of a model's weights (EMA): what is evaluated and exported."""
+
+import copy
+
+import torch
+
+
+class Average:
+    """Owns a copy of the model. Weights are averaged, buffers (running statistics) are those of the last update."""
+
+    def __init__(self, model: torch.nn.Module, decay: float):
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self.decay = decay
+        self.num_updates = 0
+
+    @torch.no_grad()
+    def update(self, model: torch.nn.Module) -> None:
+        """One step towards `model`. The decay grows with the updates, so that the start is soon forgotten.
+
+        Source of min(decay, (1 + n) / (10 + n)): Abadi et al., TensorFlow's ExponentialMovingAverage.
+        """
+        decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
+        self.num_updates += 1
+        torch._foreach_lerp_(list(self.model.parameters()), list(model.parameters()), 1.0 - decay)
+        for mine, theirs in zip(self.model.buffers(), model.buffers(), strict=True):
+            mine.copy_(theirs)

@@ -1,0 +1,105 @@
+"""Any timm classifier by name, with the weights it starts from: none, timm's pretrained ones, or a local file.
+
+Only safetensors are read; no pickle is ever opened.
+"""
+
+import difflib
+import hashlib
+import json
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import timm
+import torch
+
+from pipeline.errors import ModelError
+
+
+def build(
+    backbone: str, *, num_classes: int, input_px: int, weights: str = "none", drop_rate: float = 0.0
+) -> torch.nn.Module:
+    """The classifier on the CPU; images_BCHW float in, logits_BK out. A head for other classes starts anew.
+
+    `weights` is `none`, `pretrained`, a .safetensors file or an exported model's folder. Raises ModelError.
+    """
+    check(backbone, weights)
+    options: dict = {"num_classes": num_classes, "drop_rate": drop_rate}
+    if timm.get_pretrained_cfg(backbone, allow_unregistered=True).fixed_input_size:
+        options["img_size"] = input_px
+    try:
+        model = timm.create_model(backbone, pretrained=weights == "pretrained", **options)
+    except OSError as exc:
+        raise ModelError(
+            f"The pretrained weights of {backbone} could not be fetched ({exc}); put their .safetensors file on this "
+            "machine and give its path as model.weights, or use model.weights: none."
+        ) from exc
+    except (RuntimeError, TypeError, ValueError, AssertionError) as exc:
+        raise ModelError(
+            f"model.backbone={backbone} cannot be built for model.input_px={input_px} and model.weights={weights}: "
+            f"{exc}"
+        ) from exc
+    if weights not in ("none", "pretrained"):
+        _load(model, backbone, weights_file(weights))
+    return model
+
+
+def check(backbone: str, weights: str) -> None:
+    """Raises ModelError for a name that timm does not have and for weights that are not there. Builds nothing."""
+    if not timm.is_model(backbone):
+        near = difflib.get_close_matches(backbone, timm.list_models(), n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else "timm.list_models() lists them."
+        raise ModelError(f"model.backbone={backbone} is not a model of timm {timm.__version__}; {hint}")
+    if weights not in ("none", "pretrained"):
+        weights_file(weights)
+
+
+def weights_file(weights: str) -> Path:
+    """The .safetensors file that `model.weights` names. Raises ModelError when there is none."""
+    path = Path(weights)
+    file = path / "model.safetensors" if path.is_dir() else path
+    if file.suffix != ".safetensors" or not file.is_file():
+        raise ModelError(
+            f"model.weights={weights} is neither `none`, `pretrained`, a .safetensors file nor an exported model's "
+            "folder; only safetensors are read, because a pickle can run code."
+        )
+    return file
+
+
+def weights_digest(backbone: str, weights: str) -> str:
+    """What the starting weights are, as text for a fingerprint: a file counts by its bytes."""
+    if weights == "none":
+        return "none"
+    if weights == "pretrained":
+        config = timm.get_pretrained_cfg(backbone, allow_unregistered=True)
+        return f"timm {config.tag or ''} {config.hf_hub_id or config.url or ''}"
+    with weights_file(weights).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _load(model: torch.nn.Module, backbone: str, file: Path) -> None:
+    """Loads a file into a built model; head tensors of another shape keep their fresh values."""
+    config = file.parent / "config.json"
+    if config.is_file():
+        source = json.loads(config.read_text(encoding="utf-8")).get("architecture")
+        if source and source != backbone.split(".")[0]:
+            raise ModelError(f"{file.parent} holds a {source}; model.backbone={backbone} cannot take its weights.")
+    try:
+        state = safetensors.torch.load_file(file)
+    except safetensors.SafetensorError as exc:
+        raise ModelError(f"{file} is no whole safetensors file ({exc}); fetch or export it again.") from exc
+    wanted = model.state_dict()
+    head = {name for name in wanted if name.split(".")[0] in _head_names(model)}
+    kept = {name: value for name, value in state.items() if name in wanted and value.shape == wanted[name].shape}
+    lacking = sorted(wanted.keys() - kept.keys() - head)
+    if lacking:
+        raise ModelError(
+            f"{file} does not fit model.backbone={backbone}: {len(lacking)} tensors are missing or of another shape, "
+            f"the first is {lacking[0]}; use the backbone that the weights were made for."
+        )
+    model.load_state_dict(kept, strict=False)
+
+
+def _head_names(model: torch.nn.Module) -> set[str]:
+    names = model.pretrained_cfg.get("classifier", ())
+    return {name.split(".")[0] for name in ([names] if isinstance(names, str) else names)}

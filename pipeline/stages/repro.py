@@ -1,0 +1,44 @@
+"""repro: the whole pipeline as DVC runs it; in a Ray job, in cluster.storage, where the outputs outlive the job."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from pipeline import params
+from pipeline.errors import ClusterError
+from pipeline.stages import layout
+
+DEFINITION = ("dvc.yaml", "params.yaml", ".dvcignore", ".dvc/config")
+"""What makes a folder one that DVC can run the pipeline in."""
+
+
+def repro(cluster: params.Cluster) -> int:
+    """The exit code of `dvc repro`."""
+    from pipeline.launch.ray import inside_job
+
+    code = Path.cwd()
+    workspace = _open_workspace(code, cluster) if inside_job() else code
+    environment = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(code), os.environ.get("PYTHONPATH")])),
+    }
+    if not (workspace / ".git").exists():
+        run = [sys.executable, "-m", "dvc", "config", "--local", "core.no_scm", "true"]
+        subprocess.run(run, cwd=workspace, env=environment, check=True)
+    return subprocess.run([sys.executable, "-m", "dvc", "repro"], cwd=workspace, env=environment).returncode
+
+
+def _open_workspace(code: Path, cluster: params.Cluster) -> Path:
+    """cluster.storage with this job's definition of the pipeline in it: what an earlier job left there is reused."""
+    if cluster.storage is None:
+        raise ClusterError(
+            "cluster.storage is null, and the folder of a Ray job is deleted with the job; set cluster.storage in "
+            f"{layout.PARAMS} to a folder that every node sees."
+        )
+    workspace = Path(cluster.storage).absolute()
+    for name in DEFINITION:
+        (workspace / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(code / name, workspace / name)
+    return workspace

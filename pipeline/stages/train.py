@@ -1,0 +1,237 @@
+"""train: data/shards -> data/model, data/run.json, data/history.csv. The same inputs again resume, or are done."""
+
+import csv
+import subprocess
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline import params
+from pipeline.artifacts import HISTORY_COLUMNS, Index, Run, file_sha256
+from pipeline.errors import ClusterError
+from pipeline.stages import layout
+from pipeline.stages.publish import lock, publishing
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from pipeline.tracking.mlflow import Tracker
+    from pipeline.training.folder import Result, RunFolder
+    from pipeline.training.task import Task
+
+DRAIN_SECONDS = 60.0
+"""How long a finished run waits for a slow MLflow server before it says `trained, not yet published`."""
+
+
+def train(
+    loading: params.Loading,
+    augment: params.Augment,
+    model: params.Model,
+    optimizer: params.Optimizer,
+    schedule: params.Schedule,
+    training: params.Training,
+    cluster: params.Cluster,
+    tracking: params.Tracking,
+) -> None:
+    from rich.console import Console
+
+    from pipeline.modeling import backbone
+    from pipeline.training.folder import RunFolder, fingerprint
+    from pipeline.training.task import Task
+
+    with publishing(layout.MODEL, layout.RUN, layout.HISTORY) as (model_folder, run_path, history_path):
+        index = Index.read(layout.INDEX, made_by="shard")
+        backbone.check(model.backbone, model.weights)
+        digest = backbone.weights_digest(model.backbone, model.weights)
+        deciding = params.for_fingerprint(loading, augment, model, optimizer, schedule, training)
+        name = fingerprint(deciding, index.digest, digest)
+        root = _root(cluster)
+        run = RunFolder(root / "runs" / name)
+        run.path.mkdir(parents=True, exist_ok=True)
+        task = Task(run, layout.INDEX.absolute(), name, loading, augment, model, optimizer, schedule, training)
+        console = Console()
+        with lock(run.path / ".lock"):
+            tracker = None
+            if not _is_done(run):
+                tracker = _open_tracker(task, index, tracking, root)
+                _run_to_the_end(task, index, cluster, tracker, console)
+            result = _read_result(run)
+            _export(task, index, model_folder)
+            _describe(task, index, result, tracking, root).write(run_path)
+            _write_history(result, history_path)
+    top1 = result.validation.get("top1")
+    console.print(
+        f"run {name}: {result.num_steps} steps at {result.images_per_second:,.0f} images/s"
+        + (f", validation top-1 {top1:.4f}" if top1 is not None else "")
+        + f" -> {layout.MODEL}",
+        highlight=False,
+    )
+
+
+def train_one_rank(task: "Task", rank: int, world_size: int, device: str) -> None:
+    """The body that a launcher starts; a module's function, so that it can be sent to another process."""
+    from pipeline.tracking import spool
+    from pipeline.training.fit import train_rank
+    from pipeline.training.task import Place
+
+    def open_sink(path: Path, position: int) -> spool.Spool:
+        spool.truncate_after(path, position)
+        return spool.Spool(path)
+
+    train_rank(task, Place(rank, world_size, device), open_sink)
+
+
+def _root(cluster: params.Cluster) -> Path:
+    """Where runs and, by default, the MLflow store lie."""
+    if cluster.storage is None:
+        return Path.cwd()
+    if "://" in cluster.storage:
+        raise ClusterError(
+            f"cluster.storage={cluster.storage} is a URI; runs need a folder that every node sees, such as a mounted "
+            "bucket or NFS. Give its absolute path."
+        )
+    return Path(cluster.storage).absolute()
+
+
+def _run_to_the_end(
+    task: "Task", index: Index, cluster: params.Cluster, tracker: "Tracker", console: "Console"
+) -> None:
+    from pipeline.launch import local
+    from pipeline.launch import ray as ray_launch
+    from pipeline.loading.order import num_steps_per_epoch
+    from pipeline.stages.watch import Watch
+    from pipeline.training import checkpoint
+
+    steps_per_epoch = num_steps_per_epoch(
+        index.num_samples("train"), task.loading.global_batch_size, task.loading.lanes
+    )
+    watch = Watch(
+        task.run.spool,
+        task.run.notices,
+        num_steps=task.training.epochs * steps_per_epoch,
+        num_epochs=task.training.epochs,
+        committed=lambda: next(iter(checkpoint.positions(task.run.checkpoints)), 0),
+        on_committed=tracker.pump,
+        console=console,
+    )
+    body = partial(train_one_rank, task)
+    status = "KILLED"
+    try:
+        with watch:
+            if cluster.num_workers == 0:
+                local.launch(body)
+            else:
+                ray_launch.launch(
+                    body,
+                    address=cluster.address,
+                    num_workers=cluster.num_workers,
+                    max_failures=cluster.max_failures,
+                    folder=task.run.path / "ray",
+                    say=watch.say,
+                )
+        status = "FINISHED"
+    except Exception:
+        status = "FAILED"
+        raise
+    finally:
+        if not tracker.finish(status, DRAIN_SECONDS) and status == "FINISHED":
+            watch.say(f"trained, not yet published: {tracker.problem} The metrics wait in {task.run.path}.")
+
+
+def _open_tracker(task: "Task", index: Index, tracking: params.Tracking, root: Path) -> "Tracker":
+    from pipeline.tracking import address, mlflow
+    from pipeline.tracking.run import Dataset
+
+    sections = {
+        name: getattr(task, name) for name in ("loading", "augment", "model", "optimizer", "schedule", "training")
+    }
+    flat = {f"{name}.{key}": value for name, section in sections.items() for key, value in section.model_dump().items()}
+    return mlflow.open_run(
+        address.resolve(tracking.uri, root),
+        tracking.experiment,
+        task.run.path,
+        name=task.fingerprint,
+        params=flat,
+        tags={"fingerprint": task.fingerprint, "index_digest": index.digest, **_git_tags()},
+        dataset=Dataset(
+            name="train",
+            digest=index.digest[:36],
+            class_counts=dict(zip(index.classes, index.class_counts("train"), strict=True)),
+        ),
+    )
+
+
+def _git_tags() -> dict[str, str]:
+    """The commit, and whether the tree differs from it; nothing where there is no git."""
+    try:
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+        status = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True, check=True)
+    except (FileNotFoundError, subprocess.CalledProcessError):
+        return {}
+    return {"git_commit": commit.stdout.strip(), "git_dirty": str(bool(status.stdout.strip())).lower()}
+
+
+def _is_done(run: "RunFolder") -> bool:
+    if not run.result.exists():
+        return False
+    return run.weights.exists() and file_sha256(run.weights) == _read_result(run).weights_sha256
+
+
+def _read_result(run: "RunFolder") -> "Result":
+    from pipeline.training.folder import Result
+
+    return Result.read(run.result, made_by="train")
+
+
+def _export(task: "Task", index: Index, folder: Path) -> None:
+    import safetensors.torch
+
+    from pipeline.modeling import backbone
+    from pipeline.registry import export
+
+    network = backbone.build(
+        task.model.backbone,
+        num_classes=len(index.classes),
+        input_px=task.model.input_px,
+        drop_rate=task.model.drop_rate,
+    )
+    network.load_state_dict(safetensors.torch.load_file(task.run.weights))
+    export.write(
+        folder,
+        network,
+        backbone=task.model.backbone,
+        classes=index.classes,
+        input_px=task.model.input_px,
+        num_channels=index.num_channels,
+        mean=index.mean,
+        std=index.std,
+    )
+
+
+def _describe(task: "Task", index: Index, result: "Result", tracking: params.Tracking, root: Path) -> Run:
+    from pipeline.tracking import address
+    from pipeline.tracking.run import RUN_FILE, RunRecord
+
+    record = RunRecord.read(task.run.path / RUN_FILE)
+    return Run(
+        fingerprint=task.fingerprint,
+        run_id=record.run_id if record else None,
+        tracking_uri=address.strip_credentials(address.resolve(tracking.uri, root)),
+        index_digest=index.digest,
+        backbone=task.model.backbone,
+        num_parameters=result.num_parameters,
+        num_steps=result.num_steps,
+        num_epochs=result.num_epochs,
+        world_size=result.world_size,
+        attempts=result.attempts,
+        train_seconds=result.train_seconds,
+        images_per_second=result.images_per_second,
+        validation=result.validation,
+    )
+
+
+def _write_history(result: "Result", path: Path) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, HISTORY_COLUMNS, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(result.history)

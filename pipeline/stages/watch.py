@@ -1,0 +1,102 @@
+"""What the person at the terminal sees of a run, and what MLflow may know: rank 0's files, followed by the driver."""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from pipeline.tracking.spool import Line, Position, read
+
+POLL_SECONDS = 0.5
+
+
+class Watch:
+    """Follows a spool and a file of notices until its block ends; one live line on a terminal, plain lines elsewhere.
+
+    `committed` gives the newest checkpoint's position, `on_committed` is told it with each look.
+    """
+
+    def __init__(
+        self,
+        spool: Path,
+        notices: Path,
+        *,
+        num_steps: int,
+        num_epochs: int,
+        committed: Callable[[], int],
+        on_committed: Callable[[int], None],
+        console: Console,
+    ):
+        self._spool, self._notices = spool, notices
+        self._num_steps, self._num_epochs = num_steps, num_epochs
+        self._committed, self._on_committed = committed, on_committed
+        self._console = console
+        self._position = Position()
+        self._shown_step = 0
+        self._notices_offset = notices.stat().st_size if notices.exists() else 0
+        self._figures = {"train/loss": float("nan"), "val/top1": float("nan"), "train/images_per_second": 0.0}
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="convoy-watch", daemon=True)
+        self._progress = Progress(
+            TextColumn("[bold]train[/]"),
+            BarColumn(bar_width=30),
+            TextColumn("{task.description}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._bar = self._progress.add_task("starting", total=num_steps)
+
+    def __enter__(self) -> "Watch":
+        self._progress.start()
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type | None, exc: BaseException | None, traceback: TracebackType | None) -> None:
+        self._ended.set()
+        self._thread.join()
+        self._progress.stop()
+
+    def say(self, text: str) -> None:
+        """A line of its own, above the live one."""
+        self._console.print(text, markup=False, highlight=False)
+
+    def _follow(self) -> None:
+        while True:
+            last_look = self._ended.wait(POLL_SECONDS)
+            self._look()
+            if last_look:
+                return
+
+    def _look(self) -> None:
+        self._on_committed(self._committed())
+        if self._notices.exists():
+            with self._notices.open(encoding="utf-8") as file:
+                file.seek(self._notices_offset)
+                for text in file.read().splitlines():
+                    self.say(text)
+                self._notices_offset = file.tell()
+        lines, self._position = read(self._spool, self._position, committed_step=self._num_steps)
+        for line in lines:
+            self._show(line)
+
+    def _show(self, line: Line) -> None:
+        self._figures |= line.metrics
+        ended_epoch = "val/top1" in line.metrics
+        if line.step < self._shown_step or (line.step == self._shown_step and not ended_epoch):
+            return  # told before a restart
+        self._shown_step = line.step
+        text = (
+            f"epoch {line.epoch}/{self._num_epochs} step {line.step}/{self._num_steps} "
+            f"loss {self._figures['train/loss']:.4f} {self._figures['train/images_per_second']:,.0f} img/s"
+        )
+        if ended_epoch:
+            text += f" validation top-1 {line.metrics['val/top1']:.4f} loss {line.metrics['val/loss']:.4f}"
+            self.say(text)
+        self._progress.update(self._bar, completed=line.step, description=text)

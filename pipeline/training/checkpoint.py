@@ -1,0 +1,105 @@
+"""Checkpoints that are whole or not there: written aside, flushed, listed with their sha256, committed by rename.
+
+A checkpoint is a folder `step-000000123` with `state.pt` and, written after it, `commit.json`. Restoring verifies
+before it loads, always with `weights_only`, and falls back to the newest whole one.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.artifacts import file_sha256
+from pipeline.errors import CheckpointError
+
+_PREFIX = "step-"
+
+
+def save(folder: Path, position: int, state: dict[str, Any], keep: int) -> Path:
+    """Commits `state` as the checkpoint of this position, then removes all but the newest `keep` and any garbage."""
+    final = folder / f"{_PREFIX}{position:09d}"
+    partial = folder / f".{final.name}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    state_path, commit_path = partial / "state.pt", partial / "commit.json"
+    with open(state_path, "wb") as file:
+        torch.save(state, file)
+        _flush(file)
+    with open(commit_path, "w", encoding="utf-8") as file:
+        json.dump({"position": position, "bytes": state_path.stat().st_size, "sha256": file_sha256(state_path)}, file)
+        _flush(file)
+    _flush_folder(partial)
+    if final.exists():
+        shutil.rmtree(final)  # a damaged one that was passed over: nothing whole is ever written twice
+    partial.rename(final)
+    _flush_folder(folder)
+    for old in positions(folder)[keep:]:
+        shutil.rmtree(folder / f"{_PREFIX}{old:09d}")
+    for garbage in folder.glob(f".{_PREFIX}*.partial"):
+        shutil.rmtree(garbage)
+    return final
+
+
+def positions(folder: Path) -> list[int]:
+    """Positions of the committed checkpoints, newest first. Clocks play no part."""
+    names = (path.name.removeprefix(_PREFIX) for path in folder.glob(f"{_PREFIX}*"))
+    return sorted((int(name) for name in names if name.isdecimal()), reverse=True)
+
+
+def restore(folder: Path, say: Callable[[str], None]) -> dict[str, Any] | None:
+    """The newest whole checkpoint's state on the CPU; None where there never was one.
+
+    A damaged one is passed over and said. Raises CheckpointError when all are damaged.
+    """
+    found = positions(folder)
+    for position in found:
+        path = folder / f"{_PREFIX}{position:09d}"
+        problem = _problem(path, position)
+        if problem is None:
+            return load(folder, position)
+        say(f"checkpoint {path.name} is damaged ({problem}); trying the one before it")
+    if found:
+        raise CheckpointError(
+            f"All {len(found)} checkpoints in {folder} are damaged; remove {folder.parent} to train from the start, "
+            "or put a whole one back."
+        )
+    return None
+
+
+def load(folder: Path, position: int) -> dict[str, Any]:
+    """The state of a checkpoint that was verified."""
+    return torch.load(folder / f"{_PREFIX}{position:09d}" / "state.pt", map_location="cpu", weights_only=True)
+
+
+def _problem(path: Path, position: int) -> str | None:
+    """Why this checkpoint must not be loaded; None when it is whole."""
+    try:
+        commit = json.loads((path / "commit.json").read_text(encoding="utf-8"))
+        wanted = (position, commit["bytes"], commit["sha256"])
+        size = (path / "state.pt").stat().st_size
+    except FileNotFoundError as exc:
+        return f"{Path(exc.filename).name} is missing"
+    except (ValueError, KeyError, TypeError):
+        return "commit.json cannot be read"
+    if size != wanted[1]:
+        return f"state.pt has {size} bytes instead of {wanted[1]}"
+    if (commit["position"], size, file_sha256(path / "state.pt")) != wanted:
+        return "state.pt has another sha256 than it was committed with"
+    return None
+
+
+def _flush(file) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _flush_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,80 @@
+"""What Lightning iterates over. An iteration begins where training is, so a resume needs nothing from Lightning."""
+
+import time
+from collections.abc import Callable, Iterator
+
+from pipeline.loading import batches
+from pipeline.loading.augment import Augmentation
+from pipeline.loading.order import order
+from pipeline.loading.read import SplitReader
+from pipeline.training.record import Record
+from pipeline.training.task import Place, Task
+
+
+class TrainingFeed:
+    """The rank's batches from the current position to the end of its epoch. It has no length: an epoch that was
+    resumed is shorter than the next."""
+
+    def __init__(
+        self,
+        task: Task,
+        place: Place,
+        reader: SplitReader,
+        record: Record,
+        *,
+        steps_per_epoch: int,
+        position: Callable[[], int],
+    ):
+        self._task, self._place, self._reader, self._record = task, place, reader, record
+        self._steps_per_epoch, self._position = steps_per_epoch, position
+
+    def __iter__(self) -> Iterator[batches.Batch]:
+        loading = self._task.loading
+        epoch, first_step = divmod(self._position(), self._steps_per_epoch)
+        steps = order(
+            self._reader.shard_sizes,
+            seed=self._task.training.seed,
+            epoch=epoch,
+            digest=self._reader.index.digest,
+            global_batch_size=loading.global_batch_size,
+            lanes=loading.lanes,
+            window=loading.shuffle_window_samples,
+        )
+        made = batches.training_batches(
+            self._reader,
+            steps,
+            Augmentation(**self._task.augment.model_dump()),
+            input_px=self._task.model.input_px,
+            rank=self._place.rank,
+            world_size=self._place.world_size,
+            first_step=first_step,
+            num_workers=loading.workers_per_rank,
+        )
+        return self._timed(made)
+
+    def _timed(self, made: Iterator[batches.Batch]) -> Iterator[batches.Batch]:
+        while True:
+            started = time.monotonic()
+            batch = next(made, None)
+            self._record.waited(time.monotonic() - started)
+            if batch is None:
+                return
+            yield batch
+
+
+class ValidationFeed:
+    """The rank's batches of the whole validation split, padding masked."""
+
+    def __init__(self, task: Task, place: Place):
+        self._task, self._place = task, place
+
+    def __iter__(self) -> Iterator[batches.Batch]:
+        return batches.evaluation_batches(
+            self._task.index_path,
+            "validation",
+            input_px=self._task.model.input_px,
+            batch_size=self._task.loading.global_batch_size // self._place.world_size,
+            num_workers=self._task.loading.workers_per_rank,
+            rank=self._place.rank,
+            world_size=self._place.world_size,
+        )

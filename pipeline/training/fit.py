@@ -1,0 +1,252 @@
+"""One rank of a run, from its folder's newest checkpoint to its result. It does not know who started it."""
+
+import logging
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning
+import safetensors.torch
+import torch
+from lightning.pytorch.plugins.environments import ClusterEnvironment
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
+
+from pipeline.artifacts import file_sha256
+from pipeline.errors import CheckpointError, PeerLostError
+from pipeline.loading.order import num_steps_per_epoch
+from pipeline.loading.read import SplitReader
+from pipeline.modeling import backbone, optimizer, schedule
+from pipeline.training import checkpoint
+from pipeline.training.feed import TrainingFeed, ValidationFeed
+from pipeline.training.folder import Result
+from pipeline.training.ledger import Ledger, next_attempt
+from pipeline.training.module import Classifier
+from pipeline.training.record import Record, Sink
+from pipeline.training.task import Place, Task
+
+PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+"""params.yaml's words in Lightning's."""
+
+
+def train_rank(task: Task, place: Place, open_sink: Callable[[Path, int], Sink]) -> None:
+    """Trains this rank's part until the run is done; rank 0 then leaves weights.safetensors and result.json.
+
+    `open_sink` opens rank 0's spool, cut back to a position. Raises PeerLostError when another rank went away in the
+    middle of a step, and ConvoyError for what the user can mend.
+    """
+    _silence_lightning()
+    reader = SplitReader(task.index_path, "train")
+    steps_per_epoch = num_steps_per_epoch(reader.num_samples, task.loading.global_batch_size, task.loading.lanes)
+    num_steps = task.training.epochs * steps_per_epoch
+    attempt, state = _agree_on_start(task, place)
+    position = state["position"] if state else 0
+
+    sink = open_sink(task.run.spool, position) if place.rank == 0 else None
+    record = Record(sink, global_batch_size=task.loading.global_batch_size, steps_per_epoch=steps_per_epoch)
+    ledger = Ledger(task.run.ledger, attempt, place.rank, with_keys=task.training.ledger == "full")
+    classifier = _build_classifier(task, place, reader, record, ledger, num_steps, fresh=state is None)
+    if state:
+        classifier.restore(state)
+    feed = TrainingFeed(
+        task, place, reader, record, steps_per_epoch=steps_per_epoch, position=lambda: classifier.position
+    )
+    if position < num_steps:
+        num_epochs_left = task.training.epochs - position // steps_per_epoch
+        with_validation = reader.index.num_samples("validation") > 0
+        _fit(classifier, feed, ValidationFeed(task, place) if with_validation else None, num_epochs_left, task, place)
+    ledger.close()
+    reader.close()
+    if place.rank == 0:
+        _leave_result(task, place, classifier, record, attempt)
+
+
+def _agree_on_start(task: Task, place: Place) -> tuple[int, dict[str, Any] | None]:
+    """The attempt's number and the checkpoint to go on from: rank 0 decides, the others follow."""
+    state = None
+    decision: list[int | None] = [None, None]
+    if place.rank == 0:
+        task.run.checkpoints.mkdir(parents=True, exist_ok=True)
+        state = checkpoint.restore(task.run.checkpoints, say=lambda text: _say(task, text))
+        decision = [next_attempt(task.run.ledger), state["position"] if state else None]
+    if place.world_size > 1:
+        torch.distributed.broadcast_object_list(decision, src=0)
+    attempt, position = decision
+    if place.rank > 0 and position is not None:
+        state = checkpoint.load(task.run.checkpoints, position)
+    if state and state["fingerprint"] != task.fingerprint:
+        raise CheckpointError(
+            f"{task.run.checkpoints} holds the run {state['fingerprint']}, not {task.fingerprint}; its folder was "
+            "renamed or copied. Move it away to train from the start."
+        )
+    return attempt, state
+
+
+def _build_classifier(
+    task: Task, place: Place, reader: SplitReader, record: Record, ledger: Ledger, num_steps: int, fresh: bool
+) -> Classifier:
+    torch.manual_seed(task.training.seed)
+    network = backbone.build(
+        task.model.backbone,
+        num_classes=len(reader.index.classes),
+        input_px=task.model.input_px,
+        weights=task.model.weights if fresh else "none",
+        drop_rate=task.model.drop_rate,
+    ).to(memory_format=torch.channels_last)
+    return Classifier(
+        network,
+        build_optimizer=lambda network: optimizer.build(network, **task.optimizer.model_dump()),
+        lr_at=lambda step: task.optimizer.lr * schedule.lr_factor(step, num_steps, **task.schedule.model_dump()),
+        mean=reader.index.mean,
+        std=reader.index.std,
+        label_smoothing=task.training.label_smoothing,
+        ema_decay=task.training.ema_decay,
+        steps_per_epoch=num_steps // task.training.epochs,
+        seed=task.training.seed,
+        rank=place.rank,
+        ledger=ledger,
+        record=record,
+        save=_saver(task) if place.rank == 0 else lambda state, at_epoch_end: None,
+    )
+
+
+def _saver(task: Task) -> Callable[[Callable[[], dict[str, Any]], bool], None]:
+    """Commits a checkpoint at an epoch's end and, at a log point, when the last is old enough."""
+    saved = time.monotonic()
+
+    def save(state: Callable[[], dict[str, Any]], at_epoch_end: bool) -> None:
+        nonlocal saved
+        if not at_epoch_end and time.monotonic() - saved < task.training.checkpoint_every_seconds:
+            return
+        content = state() | {"fingerprint": task.fingerprint}
+        checkpoint.save(task.run.checkpoints, content["position"], content, keep=task.training.keep_checkpoints)
+        saved = time.monotonic()
+
+    return save
+
+
+def _fit(
+    classifier: Classifier,
+    feed: TrainingFeed,
+    validation: ValidationFeed | None,
+    num_epochs: int,
+    task: Task,
+    place: Place,
+) -> None:
+    trainer = lightning.Trainer(
+        strategy=_strategy(place),
+        accelerator="auto",
+        devices=1,
+        num_nodes=place.world_size,
+        max_epochs=num_epochs,
+        precision=PRECISIONS[task.training.precision],
+        gradient_clip_val=task.training.clip_norm,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    try:
+        trainer.fit(classifier, train_dataloaders=feed, val_dataloaders=validation)
+    except (torch.distributed.DistError, RuntimeError) as exc:
+        if place.world_size > 1 and _is_lost_peer(exc):
+            raise PeerLostError(f"Rank {place.rank} lost another rank in the middle of a step: {exc}") from exc
+        raise
+
+
+def _is_lost_peer(exc: BaseException) -> bool:
+    """Whether a collective broke because the other side went away; gloo says so in words only."""
+    words = ("Connection closed by peer", "Connection reset by peer", "Socket closed", "NCCL error", "Broken pipe")
+    return isinstance(exc, torch.distributed.DistError) or any(word in str(exc) for word in words)
+
+
+def _strategy(place: Place) -> Strategy:
+    device = torch.device(place.device)
+    if place.world_size == 1:
+        return SingleDeviceStrategy(device=device)
+    return DDPStrategy(parallel_devices=[device], cluster_environment=_World(place), gradient_as_bucket_view=True)
+
+
+class _World(ClusterEnvironment):
+    """Tells Lightning about ranks that were started by somebody else: each is a node of one device."""
+
+    def __init__(self, place: Place):
+        super().__init__()
+        self._place = place
+
+    @property
+    def creates_processes_externally(self) -> bool:
+        return True
+
+    @property
+    def main_address(self) -> str:
+        raise AssertionError("the process group is up before Lightning starts")
+
+    main_port = main_address
+
+    @staticmethod
+    def detect() -> bool:
+        return False
+
+    def world_size(self) -> int:
+        return self._place.world_size
+
+    def set_world_size(self, size: int) -> None:
+        assert size == self._place.world_size
+
+    def global_rank(self) -> int:
+        return self._place.rank
+
+    def set_global_rank(self, rank: int) -> None:
+        assert rank == self._place.rank
+
+    def local_rank(self) -> int:
+        return 0
+
+    def node_rank(self) -> int:
+        return self._place.rank
+
+
+def _leave_result(task: Task, place: Place, classifier: Classifier, record: Record, attempt: int) -> None:
+    """Writes the weights, then the result that vouches for them, each by rename."""
+    network = classifier.evaluated_network
+    tensors = {
+        name: value.detach().to("cpu", memory_format=torch.contiguous_format, copy=True)
+        for name, value in network.state_dict().items()
+    }
+    partial = task.run.weights.with_name(".weights.partial")
+    safetensors.torch.save_file(tensors, partial)
+    partial.replace(task.run.weights)
+    figures = record.result()
+    num_images = classifier.position * task.loading.global_batch_size
+    result = Result(
+        fingerprint=task.fingerprint,
+        num_steps=classifier.position,
+        num_epochs=task.training.epochs,
+        world_size=place.world_size,
+        attempts=attempt,
+        num_parameters=sum(parameter.numel() for parameter in network.parameters()),
+        train_seconds=figures["train_seconds"],
+        images_per_second=num_images / max(figures["train_seconds"], 1e-9),
+        validation=figures["validation"],
+        history=figures["history"],
+        weights_sha256=file_sha256(task.run.weights),
+    )
+    partial = task.run.result.with_name(".result.partial")
+    result.write(partial)
+    partial.replace(task.run.result)
+
+
+def _say(task: Task, text: str) -> None:
+    with open(task.run.notices, "a", encoding="utf-8") as file:
+        file.write(text + "\n")
+
+
+def _silence_lightning() -> None:
+    """Lightning's advice is about loaders and loggers that are not used here."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="lightning")

@@ -1,0 +1,65 @@
+"""What lies in a run's folder, and the fingerprint that names it. Imports neither torch nor lightning."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.artifacts import Artifact
+
+
+class Result(Artifact):
+    """result.json: rank 0's last word. The run is done when it is there."""
+
+    fingerprint: str
+    num_steps: int
+    num_epochs: int
+    world_size: int
+    attempts: int
+    num_parameters: int
+    train_seconds: float
+    images_per_second: float
+    validation: dict[str, float]
+    history: list[dict[str, int | float]]
+    """A row per epoch."""
+    weights_sha256: str
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Everything of one run; nothing of another run is ever in it."""
+
+    path: Path
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def ledger(self) -> Path:
+        return self.path / "ledger"
+
+    @property
+    def spool(self) -> Path:
+        """Metrics as rank 0 measured them."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def notices(self) -> Path:
+        """What rank 0 has to say to the person at the driver, a line each."""
+        return self.path / "notices.txt"
+
+    @property
+    def weights(self) -> Path:
+        """What the finished run exports."""
+        return self.path / "weights.safetensors"
+
+    @property
+    def result(self) -> Path:
+        return self.path / "result.json"
+
+
+def fingerprint(params: dict[str, dict], index_digest: str, weights_digest: str) -> str:
+    """Names a run: equal for equal params (those that decide its outcome), data and starting weights. 16 hex digits."""
+    text = json.dumps([params, index_digest, weights_digest], sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,173 @@
+"""The Lightning module: one optimizer step, one validation pass, and the position that both agree on.
+
+B samples of a rank's batch, K classes, C channels, H and W pixels. The position is the number of optimizer steps done;
+the learning rate, the order and every random draw are functions of it, so it is all that a resume has to know.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import lightning
+import torch
+
+from pipeline.errors import TrainingError
+from pipeline.loading.batches import Batch
+from pipeline.loading.keyed import key_of
+from pipeline.modeling import objective
+from pipeline.modeling.average import Average
+from pipeline.training.ledger import Ledger
+from pipeline.training.record import Record
+
+_SEED_RANGE = 2**63
+
+
+class Classifier(lightning.LightningModule):
+    """Trains `network` from `position` on; what it leaves goes to the ledger and to the record.
+
+    At log points all ranks meet: losses are averaged, ledgers are flushed, and `save` may be offered the state.
+    """
+
+    def __init__(
+        self,
+        network: torch.nn.Module,
+        *,
+        build_optimizer: Callable[[torch.nn.Module], torch.optim.Optimizer],
+        lr_at: Callable[[int], float],
+        mean: list[float],
+        std: list[float],
+        label_smoothing: float,
+        ema_decay: float,
+        steps_per_epoch: int,
+        seed: int,
+        rank: int,
+        ledger: Ledger,
+        record: Record,
+        save: Callable[[Callable[[], dict[str, Any]], bool], None],
+    ):
+        super().__init__()
+        self.network = network
+        self.register_buffer("mean_C", torch.tensor(mean), persistent=False)
+        self.register_buffer("std_C", torch.tensor(std), persistent=False)
+        self.position = 0
+        self._average = Average(network, ema_decay) if ema_decay else None
+        self._build_optimizer = build_optimizer
+        self._lr_at = lr_at
+        self._label_smoothing = label_smoothing
+        self._steps_per_epoch = steps_per_epoch
+        self._seed = seed
+        self._rank = rank
+        self._ledger = ledger
+        self._record = record
+        self._save = save
+        self._restored: dict[str, Any] | None = None
+        self._loss_sum = torch.zeros((), dtype=torch.float64)
+        self._evaluation_sums = torch.zeros(3, dtype=torch.float64)
+
+    @property
+    def evaluated_network(self) -> torch.nn.Module:
+        """What validation measures and what is exported: the average where there is one."""
+        return self._average.model if self._average else self.network
+
+    # What a checkpoint holds.
+
+    def state(self) -> dict[str, Any]:
+        """All that the next step depends on, as tensors and plain values."""
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        return {
+            "position": self.position,
+            "network": self.network.state_dict(),
+            "average": self._average.model.state_dict() if self._average else None,
+            "num_average_updates": self._average.num_updates if self._average else 0,
+            "optimizer": self.trainer.optimizers[0].state_dict(),
+            "scaler": scaler.state_dict() if scaler else None,
+            "record": self._record.state(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Takes up what `state` gave; before the fit."""
+        self.position = state["position"]
+        self.network.load_state_dict(state["network"])
+        if self._average:
+            self._average.model.load_state_dict(state["average"])
+            self._average.num_updates = state["num_average_updates"]
+        self._record.restore(state["record"])
+        self._restored = state
+
+    # Training.
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return self._build_optimizer(self.network)
+
+    def on_fit_start(self) -> None:
+        if self._average:
+            self._average.model.to(self.device)  # no child module, so that DDP and the optimizer never see it
+        self._loss_sum = self._loss_sum.to(self.device)
+        if self._restored:
+            self.trainer.optimizers[0].load_state_dict(self._restored["optimizer"])
+            if self._restored["scaler"]:
+                self.trainer.precision_plugin.scaler.load_state_dict(self._restored["scaler"])
+            self._restored = None
+
+    def on_train_epoch_start(self) -> None:
+        self._record.start_clock()
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        batch.images_BCHW = batch.images_BCHW.to(device, non_blocking=True)
+        batch.labels_B = batch.labels_B.to(device, non_blocking=True)
+        batch.mask_B = batch.mask_B.to(device, non_blocking=True)
+        return batch
+
+    def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
+        torch.manual_seed(key_of(self._seed, self.position, self._rank) % _SEED_RANGE)  # so dropout repeats on resume
+        for group in self.trainer.optimizers[0].param_groups:
+            group["lr"] = self._lr_at(self.position)
+        logits_BK = self.network(objective.normalize(batch.images_BCHW, self.mean_C, self.std_C))
+        return objective.cross_entropy(logits_BK, batch.labels_B, self._label_smoothing)
+
+    def on_train_batch_end(self, outputs: dict[str, torch.Tensor], batch: Batch, batch_idx: int) -> None:
+        if self._average:
+            self._average.update(self.network)
+        loss = outputs["loss"].detach()
+        self._ledger.record(self.position, batch.keys_B, loss)
+        self._loss_sum += loss.double()
+        self.position += 1
+        if self._record.is_log_point(self.position):
+            self._log_step()
+            if self.position % self._steps_per_epoch:  # an epoch's last checkpoint comes after its validation
+                self._save(self.state, False)
+
+    def on_train_epoch_end(self) -> None:
+        self._record.end_epoch(self.position, self._lr_at(self.position - 1))
+        self._save(self.state, True)
+
+    def _log_step(self) -> None:
+        self._ledger.flush()
+        mean_loss = float(self.trainer.strategy.reduce(self._loss_sum, reduce_op="mean"))
+        mean_loss /= self._record.steps_since_log(self.position)
+        self._loss_sum = torch.zeros_like(self._loss_sum)
+        lr = self._lr_at(self.position - 1)
+        if not math.isfinite(mean_loss):
+            raise TrainingError(
+                f"The loss is {mean_loss} at step {self.position}, with a learning rate of {lr:.3g}; the checkpoints "
+                "before it are kept. Lower optimizer.lr or set training.clip_norm."
+            )
+        self._record.log_step(self.position, mean_loss, lr)
+
+    # Validation: sums are counted, reduced once and divided once.
+
+    def on_validation_epoch_start(self) -> None:
+        self._record.stop_clock()
+        self._evaluation_sums = torch.zeros(3, dtype=torch.float64, device=self.device)
+        if torch.distributed.is_initialized():
+            for buffer in self.evaluated_network.buffers():
+                torch.distributed.broadcast(buffer, src=0)  # running statistics differ by rank: those of rank 0 count
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        logits_BK = self.evaluated_network(objective.normalize(batch.images_BCHW, self.mean_C, self.std_C))
+        self._evaluation_sums += objective.evaluation_sums(logits_BK, batch.labels_B, batch.mask_B)
+
+    def on_validation_epoch_end(self) -> None:
+        sums = self.trainer.strategy.reduce(self._evaluation_sums, reduce_op="sum")
+        loss, num_correct, num_samples = sums.tolist()
+        self._record.log_validation(self.position, loss / num_samples, num_correct / num_samples)

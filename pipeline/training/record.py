@@ -1,0 +1,125 @@
+"""What a run says about itself while it trains: log points, history rows, rates. Rank 0's also goes to the spool.
+
+Log points are a function of the position alone, so that attempts and ranks agree on them.
+"""
+
+import time
+from typing import Any, Protocol
+
+MAX_STEPS_BETWEEN_LOGS = 50
+LOGS_PER_EPOCH = 10
+
+
+class Sink(Protocol):
+    """Where rank 0's metrics go; `pipeline.tracking.spool.Spool` in a run."""
+
+    def append(self, step: int, metrics: dict[str, float], epoch: int | None = None) -> None: ...
+
+
+class Record:
+    """The figures of one run on one rank; kept in its checkpoints, so that a resume continues them."""
+
+    def __init__(self, sink: Sink | None, *, global_batch_size: int, steps_per_epoch: int):
+        self._sink = sink
+        self._global_batch_size = global_batch_size
+        self._steps_per_epoch = steps_per_epoch
+        self._log_every = max(1, min(MAX_STEPS_BETWEEN_LOGS, steps_per_epoch // LOGS_PER_EPOCH))
+        self._started: float | None = None
+        self._rows: list[dict[str, int | float]] = []
+        self._loss_sum = 0.0
+        self._logged_position = 0
+        self._train_seconds = 0.0
+        self._epoch_seconds = 0.0
+        self._wait_seconds = 0.0
+        self._validation: dict[str, float] = {}
+
+    def state(self) -> dict[str, Any]:
+        """Plain values, for a checkpoint."""
+        self._lap()
+        return {
+            "rows": [dict(row) for row in self._rows],
+            "loss_sum": self._loss_sum,
+            "logged_position": self._logged_position,
+            "train_seconds": self._train_seconds,
+            "epoch_seconds": self._epoch_seconds,
+            "wait_seconds": self._wait_seconds,
+            "validation": dict(self._validation),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            setattr(self, f"_{name}", value)
+
+    def is_log_point(self, position: int) -> bool:
+        """Every few steps of an epoch, and its last."""
+        step = (position - 1) % self._steps_per_epoch + 1
+        return step % self._log_every == 0 or step == self._steps_per_epoch
+
+    def steps_since_log(self, position: int) -> int:
+        return position - self._logged_position
+
+    def log_step(self, position: int, mean_loss: float, lr: float) -> None:
+        """`mean_loss` over all ranks and all steps since the last log point."""
+        before = self._epoch_seconds
+        self._lap()
+        num_steps = self.steps_since_log(position)
+        self._loss_sum += mean_loss * num_steps
+        self._logged_position = position
+        seconds = max(self._epoch_seconds - before, 1e-9)
+        self._append(
+            position,
+            {
+                "train/loss": mean_loss,
+                "train/lr": lr,
+                "train/images_per_second": num_steps * self._global_batch_size / seconds,
+                "loader/wait_fraction": min(1.0, self._wait_seconds / seconds),
+            },
+        )
+        self._wait_seconds = 0.0
+
+    def log_validation(self, position: int, loss: float, top1: float) -> None:
+        self._validation = {"loss": loss, "top1": top1}
+        self._append(position, {"val/loss": loss, "val/top1": top1})
+
+    def end_epoch(self, position: int, lr: float) -> None:
+        """Adds the epoch's row to the history."""
+        self.stop_clock()
+        images_per_second = self._steps_per_epoch * self._global_batch_size / max(self._epoch_seconds, 1e-9)
+        self._rows.append(
+            {
+                "epoch": position // self._steps_per_epoch,
+                "step": position,
+                "train_loss": self._loss_sum / self._steps_per_epoch,
+                **{f"validation_{name}": value for name, value in self._validation.items()},
+                "lr": lr,
+                "images_per_second": images_per_second,
+            }
+        )
+        self._loss_sum = self._epoch_seconds = 0.0
+
+    def start_clock(self) -> None:
+        """Training time runs from here; validation and checkpoints stop it."""
+        self._started = time.monotonic()
+
+    def stop_clock(self) -> None:
+        self._lap()
+        self._started = None
+
+    def waited(self, seconds: float) -> None:
+        """Time that a step stood still for its batch."""
+        self._wait_seconds += seconds
+
+    def result(self) -> dict[str, Any]:
+        """History rows, seconds spent training, and the last validation figures."""
+        return {"history": self._rows, "train_seconds": self._train_seconds, "validation": self._validation}
+
+    def _lap(self) -> None:
+        if self._started is not None:
+            now = time.monotonic()
+            self._train_seconds += now - self._started
+            self._epoch_seconds += now - self._started
+            self._started = now
+
+    def _append(self, position: int, metrics: dict[str, float]) -> None:
+        if self._sink is not None:
+            self._sink.append(position, metrics, epoch=(position - 1) // self._steps_per_epoch + 1)

@@ -1,0 +1,32 @@
+"""What is trained and where: the two things that one rank is told."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline import params
+from pipeline.training.folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Task:
+    """A run: the same for all its ranks and attempts."""
+
+    run: RunFolder
+    index_path: Path
+    fingerprint: str
+    loading: params.Loading
+    augment: params.Augment
+    model: params.Model
+    optimizer: params.Optimizer
+    schedule: params.Schedule
+    training: params.Training
+
+
+@dataclass(frozen=True)
+class Place:
+    """A rank of a world whose process group, where there is more than one rank, is up."""
+
+    rank: int
+    world_size: int
+    device: str
+    """As torch.device takes it."""

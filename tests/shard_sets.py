@@ -1,0 +1,99 @@
+"""Small shard sets for tests, written with tarfile alone: the loader is tested against the format, not the writer."""
+
+import hashlib
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import simplejpeg
+
+from pipeline import artifacts
+
+
+def write(
+    folder: Path,
+    shard_sizes: dict[str, list[int]],
+    *,
+    num_classes: int = 2,
+    side_px: int = 24,
+    first_key: int = 0,
+    sorted_by_class: bool = False,
+) -> Path:
+    """The path of the index over shards of these sizes by split. A class is a colour with noise: learnable at once."""
+    classes = [f"class-{label}" for label in range(num_classes)]
+    random = np.random.default_rng(0)
+    colors = random.integers(40, 216, (num_classes, 3))
+    key = first_key
+    splits: dict[str, list[artifacts.Shard]] = {}
+    for split in artifacts.SPLITS:
+        splits[split] = []
+        total, done = sum(shard_sizes.get(split, [])), 0
+        for number, size in enumerate(shard_sizes.get(split, [])):
+            labels = [
+                (done + i) * num_classes // max(total, 1) if sorted_by_class else (done + i) % num_classes
+                for i in range(size)
+            ]
+            images = [
+                np.clip(colors[label] + random.normal(0, 12, (side_px, side_px, 3)), 0, 255).astype(np.uint8)
+                for label in labels
+            ]
+            splits[split].append(_write_shard(folder, split, number, key, labels, images, classes))
+            key += size
+            done += size
+    every = [shard for split in splits.values() for shard in split]
+    index = artifacts.Index(
+        classes=classes,
+        image_extension="jpg",
+        num_channels=3,
+        mean=[0.5, 0.5, 0.5],
+        std=[0.25, 0.25, 0.25],
+        metadata_columns=["parity"],
+        splits=splits,
+        num_records=key - first_key,
+        num_rejects=0,
+        digest=artifacts.index_digest(classes, every),
+    )
+    index.write(folder / "index.json")
+    return folder / "index.json"
+
+
+def _write_shard(folder: Path, split: str, number: int, key: int, labels: list[int], images, classes: list[str]):
+    name = f"{split}/{split}-{number:06d}"
+    path = folder / f"{name}.tar"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = []
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for place, (label, image) in enumerate(zip(labels, images, strict=True)):
+            stem = f"{key + place:09d}"
+            side_px = image.shape[0]
+            detail = {
+                "path": f"{classes[label]}/{stem}.jpg",
+                "sha256": "",
+                "width": side_px,
+                "height": side_px,
+                "group": None,
+                "metadata": {"parity": ("even", "odd")[place % 2]},
+            }
+            members = {
+                "jpg": simplejpeg.encode_jpeg(np.ascontiguousarray(image), quality=90),
+                "cls": str(label).encode(),
+                "json": json.dumps(detail, sort_keys=True).encode(),
+            }
+            offsets = {}
+            for extension, data in members.items():
+                info = tarfile.TarInfo(f"{stem}.{extension}")
+                info.size = len(data)
+                offsets[extension] = (tar.offset + 512, len(data))
+                tar.addfile(info, io.BytesIO(data))
+            rows.append((key + place, *offsets["jpg"], *offsets["json"], label))
+    np.save(folder / f"{name}.npy", np.array(rows, artifacts.SAMPLE_DTYPE))
+    return artifacts.Shard(
+        name=name,
+        num_samples=len(rows),
+        num_bytes=path.stat().st_size,
+        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        table_sha256=artifacts.file_sha256(folder / f"{name}.npy"),
+        class_counts=np.bincount(labels, minlength=len(classes)).tolist(),
+    )
