@@ -4,7 +4,9 @@ A reader checks what it reads and raises ArtifactError (what, where, do this). A
 the place is private and is renamed at the end is the business of `pipeline.stages.publish`.
 """
 
+import csv
 import hashlib
+import io
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -145,7 +147,22 @@ class Run(Artifact):
 
 
 HISTORY_COLUMNS = ("epoch", "step", "train_loss", "validation_loss", "validation_top1", "lr", "images_per_second")
-"""history.csv: a row per epoch."""
+"""history.csv: a row per epoch; a figure that was not taken is an empty cell."""
+
+
+def read_history(path: Path) -> dict[str, list[float]]:
+    """The columns of history.csv, top row first; an empty cell is NaN."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        return {name: [float("nan" if row[name] == "" else row[name]) for row in rows] for name in HISTORY_COLUMNS}
+    except FileNotFoundError as exc:
+        raise ArtifactError(f"{path} does not exist; run `convoy train` first (or `dvc repro`).") from exc
+    except (KeyError, TypeError, ValueError) as exc:
+        raise ArtifactError(
+            f"{path} is not a table of numbers with the columns {', '.join(HISTORY_COLUMNS)} ({exc!r}); "
+            "make it again with `convoy train`."
+        ) from exc
 
 
 class Metrics(Artifact):
@@ -210,17 +227,18 @@ def unescape_path(text: str) -> bytes:
 
 
 def read_sample_table(index_path: Path, shard: Shard) -> np.ndarray:
-    """The shard's sample table, memory-mapped, [num_samples] of SAMPLE_DTYPE. Bytes are not hashed here."""
-    table_path = index_path.parent / f"{shard.name}.npy"
+    """The shard's sample table, [num_samples] of SAMPLE_DTYPE, compared with the index by its sha256."""
+    path = index_path.parent / f"{shard.name}.npy"
     try:
-        table = np.load(table_path, mmap_mode="r", allow_pickle=False)
+        data = path.read_bytes()
     except FileNotFoundError as exc:
-        raise ArtifactError(f"{table_path} is missing; run `convoy shard` (or `dvc checkout`).") from exc
-    except (ValueError, EOFError) as exc:
-        raise ArtifactError(f"{table_path} is damaged ({exc}); run `convoy shard` again.") from exc
+        raise ArtifactError(f"{path} is missing; run `convoy shard` (or `dvc checkout`).") from exc
+    if hashlib.sha256(data).hexdigest() != shard.table_sha256:
+        raise ArtifactError(f"{path} is not the table that the index lists; run `convoy shard` again.")
+    table = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
     if table.dtype != SAMPLE_DTYPE or table.shape != (shard.num_samples,):
         raise ArtifactError(
-            f"{table_path} holds {table.shape} of {table.dtype}, the index says {shard.num_samples} samples; "
+            f"{path} holds {table.shape} of {table.dtype}, the index says {shard.num_samples} samples; "
             "run `convoy shard` again."
         )
     return table

@@ -18,6 +18,9 @@ from pipeline.loading.order import starts_of
 MAX_OPEN_SHARDS = 64
 """File descriptors a reader holds; a common limit for a process is 256."""
 
+MAX_TABLE_BYTES = 256 * 1024**2
+"""Sample tables that a reader keeps: those of seven million samples. The least recently used go first."""
+
 
 class SplitReader:
     """The samples of one split. Numbers are places in the concatenation of its shards, in the index's order."""
@@ -29,6 +32,7 @@ class SplitReader:
         self.shard_sizes = [shard.num_samples for shard in self.shards]
         self._starts = starts_of(np.asarray(self.shard_sizes, np.int64))
         self._tables: dict[int, np.ndarray] = {}
+        self._table_bytes = 0
         self._files: OrderedDict[int, _SharedFile] = OrderedDict()
         self._lock = threading.Lock()
         self._shard_locks = [threading.Lock() for _ in self.shards]
@@ -69,15 +73,15 @@ class SplitReader:
         return self.index_path.parent / f"{self.shards[shard].name}.tar"
 
     def _table(self, shard: int) -> np.ndarray:
-        table = self._tables.get(shard)
-        if table is None:
-            entry = self.shards[shard]
-            path = self.index_path.parent / f"{entry.name}.npy"
-            table = artifacts.read_sample_table(self.index_path, entry)
-            if artifacts.file_sha256(path) != entry.table_sha256:
-                raise ArtifactError(f"{path} is not the table that the index lists; run `convoy shard` again.")
-            self._tables[shard] = table
-        return table
+        with self._lock:
+            table = self._tables.pop(shard, None)
+            if table is None:
+                table = artifacts.read_sample_table(self.index_path, self.shards[shard])
+                self._table_bytes += table.nbytes
+            self._tables[shard] = table  # newest last
+            while self._table_bytes > MAX_TABLE_BYTES and len(self._tables) > 1:
+                self._table_bytes -= self._tables.pop(next(iter(self._tables))).nbytes
+            return table
 
     def _verify(self, shard: int) -> None:
         """Compares the tar with the index, once; other threads that want the same shard wait."""

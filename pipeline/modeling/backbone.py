@@ -23,35 +23,51 @@ def build(
 
     `weights` is `none`, `pretrained`, a .safetensors file or an exported model's folder. Raises ModelError.
     """
-    check(backbone, weights)
-    options: dict = {"num_classes": num_classes, "drop_rate": drop_rate}
-    if timm.get_pretrained_cfg(backbone, allow_unregistered=True).fixed_input_size:
-        options["img_size"] = input_px
+    check(backbone, weights, input_px)
     try:
-        model = timm.create_model(backbone, pretrained=weights == "pretrained", **options)
+        model = timm.create_model(
+            backbone,
+            pretrained=weights == "pretrained",
+            num_classes=num_classes,
+            drop_rate=drop_rate,
+            **_size_options(backbone, input_px),
+        )
     except OSError as exc:
         raise ModelError(
             f"The pretrained weights of {backbone} could not be fetched ({exc}); put their .safetensors file on this "
             "machine and give its path as model.weights, or use model.weights: none."
-        ) from exc
-    except (RuntimeError, TypeError, ValueError, AssertionError) as exc:
-        raise ModelError(
-            f"model.backbone={backbone} cannot be built for model.input_px={input_px} and model.weights={weights}: "
-            f"{exc}"
         ) from exc
     if weights not in ("none", "pretrained"):
         _load(model, backbone, weights_file(weights))
     return model
 
 
-def check(backbone: str, weights: str) -> None:
-    """Raises ModelError for a name that timm does not have and for weights that are not there. Builds nothing."""
+def check(backbone: str, weights: str, input_px: int) -> None:
+    """Raises ModelError for a name that timm does not have, an input it cannot take and weights that are not there.
+
+    The model is only traced, on the meta device: no memory, no arithmetic.
+    """
     if not timm.is_model(backbone):
         near = difflib.get_close_matches(backbone, timm.list_models(), n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else "timm.list_models() lists them."
         raise ModelError(f"model.backbone={backbone} is not a model of timm {timm.__version__}; {hint}")
     if weights not in ("none", "pretrained"):
         weights_file(weights)
+    try:
+        with torch.device("meta"), torch.no_grad():
+            model = timm.create_model(backbone, num_classes=1, **_size_options(backbone, input_px)).eval()
+            model(torch.empty(1, 3, input_px, input_px))
+    except (RuntimeError, TypeError, ValueError, AssertionError) as exc:
+        raise ModelError(
+            f"model.backbone={backbone} cannot take images of model.input_px={input_px}: {exc}. "
+            "Use a multiple of 32, or the size that the backbone was made for."
+        ) from exc
+
+
+def _size_options(backbone: str, input_px: int) -> dict[str, int]:
+    """Transformers of a fixed size are told theirs; convolutions take any."""
+    config = timm.get_pretrained_cfg(backbone, allow_unregistered=True)
+    return {"img_size": input_px} if config.fixed_input_size else {}
 
 
 def weights_file(weights: str) -> Path:

@@ -41,7 +41,7 @@ def train(
 
     with publishing(layout.MODEL, layout.RUN, layout.HISTORY) as (model_folder, run_path, history_path):
         index = Index.read(layout.INDEX, made_by="shard")
-        backbone.check(model.backbone, model.weights)
+        backbone.check(model.backbone, model.weights, model.input_px)
         digest = backbone.weights_digest(model.backbone, model.weights)
         deciding = params.for_fingerprint(loading, augment, model, optimizer, schedule, training)
         name = fingerprint(deciding, index.digest, digest)

@@ -1,5 +1,6 @@
 """One rank of a run, from its folder's newest checkpoint to its result. It does not know who started it."""
 
+import contextlib
 import logging
 import time
 import warnings
@@ -37,27 +38,19 @@ def train_rank(task: Task, place: Place, open_sink: Callable[[Path, int], Sink])
     middle of a step, and ConvoyError for what the user can mend.
     """
     _silence_lightning()
-    reader = SplitReader(task.index_path, "train")
-    steps_per_epoch = num_steps_per_epoch(reader.num_samples, task.loading.global_batch_size, task.loading.lanes)
-    num_steps = task.training.epochs * steps_per_epoch
-    attempt, state = _agree_on_start(task, place)
-    position = state["position"] if state else 0
-
-    sink = open_sink(task.run.spool, position) if place.rank == 0 else None
-    record = Record(sink, global_batch_size=task.loading.global_batch_size, steps_per_epoch=steps_per_epoch)
-    ledger = Ledger(task.run.ledger, attempt, place.rank, with_keys=task.training.ledger == "full")
-    classifier = _build_classifier(task, place, reader, record, ledger, num_steps, fresh=state is None)
-    if state:
-        classifier.restore(state)
-    feed = TrainingFeed(
-        task, place, reader, record, steps_per_epoch=steps_per_epoch, position=lambda: classifier.position
-    )
-    if position < num_steps:
-        num_epochs_left = task.training.epochs - position // steps_per_epoch
-        with_validation = reader.index.num_samples("validation") > 0
-        _fit(classifier, feed, ValidationFeed(task, place) if with_validation else None, num_epochs_left, task, place)
-    ledger.close()
-    reader.close()
+    with contextlib.closing(SplitReader(task.index_path, "train")) as reader:
+        batch, lanes = task.loading.global_batch_size, task.loading.lanes
+        steps_per_epoch = num_steps_per_epoch(reader.num_samples, batch, lanes)
+        attempt, state = _agree_on_start(task, place)
+        position = state["position"] if state else 0
+        sink = open_sink(task.run.spool, position) if place.rank == 0 else None
+        record = Record(sink, global_batch_size=batch, steps_per_epoch=steps_per_epoch)
+        with_keys = task.training.ledger == "full"
+        with contextlib.closing(Ledger(task.run.ledger, attempt, place.rank, with_keys)) as ledger:
+            classifier = _build_classifier(task, place, reader, record, ledger, steps_per_epoch, fresh=state is None)
+            if state:
+                classifier.restore(state)
+            _fit(classifier, reader, record, steps_per_epoch, task, place)
     if place.rank == 0:
         _leave_result(task, place, classifier, record, attempt)
 
@@ -84,8 +77,9 @@ def _agree_on_start(task: Task, place: Place) -> tuple[int, dict[str, Any] | Non
 
 
 def _build_classifier(
-    task: Task, place: Place, reader: SplitReader, record: Record, ledger: Ledger, num_steps: int, fresh: bool
+    task: Task, place: Place, reader: SplitReader, record: Record, ledger: Ledger, steps_per_epoch: int, fresh: bool
 ) -> Classifier:
+    num_steps = task.training.epochs * steps_per_epoch
     torch.manual_seed(task.training.seed)
     network = backbone.build(
         task.model.backbone,
@@ -102,7 +96,7 @@ def _build_classifier(
         std=reader.index.std,
         label_smoothing=task.training.label_smoothing,
         ema_decay=task.training.ema_decay,
-        steps_per_epoch=num_steps // task.training.epochs,
+        steps_per_epoch=steps_per_epoch,
         seed=task.training.seed,
         rank=place.rank,
         ledger=ledger,
@@ -127,13 +121,13 @@ def _saver(task: Task) -> Callable[[Callable[[], dict[str, Any]], bool], None]:
 
 
 def _fit(
-    classifier: Classifier,
-    feed: TrainingFeed,
-    validation: ValidationFeed | None,
-    num_epochs: int,
-    task: Task,
-    place: Place,
+    classifier: Classifier, reader: SplitReader, record: Record, steps_per_epoch: int, task: Task, place: Place
 ) -> None:
+    """The epochs that are left, none for a run that was killed between its last step and its result."""
+    num_epochs = task.training.epochs - classifier.position // steps_per_epoch
+    if num_epochs == 0:
+        return
+    with_validation = reader.index.num_samples("validation") > 0
     trainer = lightning.Trainer(
         strategy=_strategy(place),
         accelerator="auto",
@@ -150,7 +144,13 @@ def _fit(
         enable_model_summary=False,
     )
     try:
-        trainer.fit(classifier, train_dataloaders=feed, val_dataloaders=validation)
+        trainer.fit(
+            classifier,
+            TrainingFeed(
+                task, place, reader, record, steps_per_epoch=steps_per_epoch, position=lambda: classifier.position
+            ),
+            ValidationFeed(task, place) if with_validation else None,
+        )
     except (torch.distributed.DistError, RuntimeError) as exc:
         if place.world_size > 1 and _is_lost_peer(exc):
             raise PeerLostError(f"Rank {place.rank} lost another rank in the middle of a step: {exc}") from exc

@@ -1,0 +1,177 @@
+"""Whole runs in miniature: the oracle is the ledger and the weights of a run that nothing disturbed."""
+
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import shard_sets
+import torch
+
+from pipeline import params
+from pipeline.errors import CheckpointError, TrainingError
+from pipeline.training import checkpoint, ledger
+from pipeline.training.fit import train_rank
+from pipeline.training.folder import Result, RunFolder
+from pipeline.training.task import Place, Task
+
+STEPS_PER_EPOCH = 5
+
+
+@pytest.fixture(scope="module")
+def index_path(tmp_path_factory):
+    return shard_sets.write(tmp_path_factory.mktemp("shards"), {"train": [20, 23], "validation": [7]})
+
+
+def task(index_path, folder, *, fingerprint="f", epochs=3, lr=0.01, loading=None):
+    training = {
+        "epochs": epochs, "seed": 0, "precision": "fp32", "label_smoothing": 0.1, "ema_decay": 0.9, "clip_norm": 1.0,
+        "checkpoint_every_seconds": 1e-9, "keep_checkpoints": 100, "ledger": "full",
+    }  # fmt: skip
+    batch = {"global_batch_size": 8, "lanes": 2, "shuffle_window_samples": None, "workers_per_rank": 1}
+    return Task(
+        run=RunFolder(folder),
+        index_path=index_path,
+        fingerprint=fingerprint,
+        loading=params.Loading(**(batch | (loading or {}))),
+        augment=params.Augment(
+            crop_scale=(0.5, 1.0), crop_ratio=(0.75, 1.33), horizontal_flip=True, vertical_flip=False, color_jitter=0.2
+        ),
+        model=params.Model(backbone="test_resnet", weights="none", input_px=32, drop_rate=0.3),
+        optimizer=params.Optimizer(name="adamw", lr=lr, weight_decay=0.05, momentum=0.9),
+        schedule=params.Schedule(warmup_fraction=0.1, final_lr_fraction=0.0),
+        training=params.Training(**training),
+    )
+
+
+class Sink:
+    """Keeps rank 0's metrics; raises at a step, as a kill would end the process there."""
+
+    def __init__(self, stop_at=None):
+        self.lines, self._stop_at = [], stop_at
+
+    def append(self, step, metrics, epoch=None):
+        self.lines.append((step, metrics))
+        if step == self._stop_at and "train/loss" in metrics:
+            raise KilledError
+
+    def open(self, path: Path, position: int):
+        return self
+
+
+class KilledError(Exception):
+    pass
+
+
+def train(what, sink=None):
+    torch.set_num_threads(1)
+    train_rank(what, Place(0, 1, "cpu"), (sink or Sink()).open)
+
+
+def weights(what):
+    return safetensors.torch.load_file(what.run.weights)
+
+
+def steps(what):
+    return [(entry.step, entry.keys, entry.loss) for entry in ledger.read(what.run.ledger)]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(index_path, tmp_path_factory):
+    what = task(index_path, tmp_path_factory.mktemp("undisturbed"))
+    train(what)
+    return what
+
+
+def test_a_run_uses_each_sample_once_an_epoch_and_learns(undisturbed):
+    entries = ledger.read(undisturbed.run.ledger)
+    assert [entry.step for entry in entries] == list(range(3 * STEPS_PER_EPOCH))
+    for epoch in range(3):
+        keys = [k for entry in entries[epoch * STEPS_PER_EPOCH : (epoch + 1) * STEPS_PER_EPOCH] for k in entry.keys]
+        assert len(set(keys)) == len(keys) == 40
+    result = Result.read(undisturbed.run.result, made_by="train")
+    assert (result.num_steps, result.num_epochs, result.attempts, result.world_size) == (15, 3, 1, 1)
+    assert [row["epoch"] for row in result.history] == [1, 2, 3]
+    assert result.history[-1]["train_loss"] < result.history[0]["train_loss"]
+    assert 0 <= result.validation["top1"] <= 1
+
+
+@pytest.mark.parametrize("stop_at", [1, 5, 7, 10, 15])
+def test_killed_and_resumed_it_ends_with_the_same_bits(index_path, undisturbed, tmp_path, stop_at):
+    what = task(index_path, tmp_path)
+    with pytest.raises(KilledError):
+        train(what, Sink(stop_at))
+    resumed = Sink()
+    train(what, resumed)
+    assert steps(what) == steps(undisturbed)
+    mine, theirs = weights(what), weights(undisturbed)
+    assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
+    one, other = (Result.read(each.run.result, made_by="train") for each in (what, undisturbed))
+    assert one.attempts == 2
+    timeless = {"images_per_second"}
+    assert [{k: v for k, v in row.items() if k not in timeless} for row in one.history] == [
+        {k: v for k, v in row.items() if k not in timeless} for row in other.history
+    ]
+    # A checkpoint at every log point but an epoch's last: at most one step is done again.
+    assert resumed.lines[0][0] in (stop_at, max(1, stop_at - 1))
+
+
+def test_loader_threads_change_nothing(index_path, undisturbed, tmp_path):
+    what = task(index_path, tmp_path, loading={"workers_per_rank": 0})
+    train(what)
+    assert steps(what) == steps(undisturbed)
+
+
+def test_a_finished_run_is_left_as_it_is_but_for_its_result(index_path, undisturbed):
+    before = weights(undisturbed)
+    undisturbed.run.result.unlink()
+    train(undisturbed)
+    assert all(torch.equal(before[name], value) for name, value in weights(undisturbed).items())
+    assert len(steps(undisturbed)) == 15
+
+
+def test_a_damaged_checkpoint_is_said_and_the_one_before_is_used(index_path, undisturbed, tmp_path):
+    what = task(index_path, tmp_path)
+    with pytest.raises(KilledError):
+        train(what, Sink(9))
+    newest = checkpoint.positions(what.run.checkpoints)[0]
+    (what.run.checkpoints / f"step-{newest:09d}" / "state.pt").write_bytes(b"")
+    train(what)
+    assert steps(what) == steps(undisturbed)
+    assert f"checkpoint step-{newest:09d} is damaged" in what.run.notices.read_text()
+
+
+def test_a_folder_of_another_run_is_refused(index_path, undisturbed, tmp_path):
+    what = task(index_path, tmp_path, fingerprint="one")
+    with pytest.raises(KilledError):
+        train(what, Sink(3))
+    with pytest.raises(CheckpointError, match="holds the run one, not other; its folder was renamed or copied"):
+        train(task(index_path, tmp_path, fingerprint="other"))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoints(index_path, tmp_path):
+    what = task(index_path, tmp_path, lr=1e30)
+    with pytest.raises(TrainingError, match=r"The loss is (nan|inf) at step \d+, with a learning rate of .*Lower opt"):
+        train(what)
+    assert not what.run.result.exists()
+    state = checkpoint.restore(what.run.checkpoints, print)
+    assert state is None or all(torch.isfinite(value).all() for value in state["network"].values())
+
+
+def _rank(rank, what, rendezvous):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
+    torch.set_num_threads(1)
+    train_rank(what, Place(rank, 2, "cpu"), Sink().open)
+    torch.distributed.destroy_process_group()
+
+
+def test_two_ranks_take_the_same_samples_a_step_and_count_validation_once(index_path, undisturbed, tmp_path):
+    what = task(index_path, tmp_path)
+    torch.multiprocessing.spawn(_rank, (what, tmp_path / "rendezvous"), nprocs=2)
+    one, two = ledger.read(undisturbed.run.ledger), ledger.read(what.run.ledger)
+    assert [(e.step, e.samples_digest, e.num_samples) for e in two] == [
+        (e.step, e.samples_digest, e.num_samples) for e in one
+    ]
+    assert [e.keys for e in two] == [e.keys for e in one]
+    result = Result.read(what.run.result, made_by="train")
+    assert result.world_size == 2
+    assert (result.validation["top1"] * 7) % 1 == pytest.approx(0, abs=1e-9)

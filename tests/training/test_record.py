@@ -1,0 +1,87 @@
+import pytest
+
+from pipeline.training import record
+from pipeline.training.record import Record
+
+
+class Lines(list):
+    def append(self, step, metrics, epoch=None):
+        super().append((step, metrics, epoch))
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(record.time, "monotonic", lambda: now[0])
+    return now
+
+
+def run_epoch(book, clock, first, losses, steps_per_epoch):
+    book.start_clock()
+    since = []
+    for step, loss in enumerate(losses, start=first + 1):
+        clock[0] += 2.0
+        since.append(loss)
+        if book.is_log_point(step):
+            book.log_step(step, sum(since) / len(since), lr=0.1)
+            since = []
+
+
+def test_log_points_depend_on_the_position_alone_and_end_each_epoch():
+    book = Record(None, global_batch_size=8, steps_per_epoch=25)
+    points = [position for position in range(1, 51) if book.is_log_point(position)]
+    assert points == [*range(2, 25, 2), 25, *(25 + p for p in range(2, 25, 2)), 50]
+    rare = Record(None, global_batch_size=8, steps_per_epoch=100_000)
+    assert [p for p in range(1, 151) if rare.is_log_point(p)] == [50, 100, 150]
+
+
+def test_an_epochs_row_weighs_every_step_alike(clock):
+    lines = Lines()
+    book = Record(lines, global_batch_size=8, steps_per_epoch=25)
+    losses = [float(n) for n in range(25)]
+    run_epoch(book, clock, 0, losses, 25)
+    book.stop_clock()
+    clock[0] += 1000.0  # validation
+    book.log_validation(25, 0.5, 0.75)
+    book.end_epoch(25, 0.1)
+    row = book.result()["history"][0]
+    assert row["train_loss"] == pytest.approx(12.0)
+    assert row["images_per_second"] == pytest.approx(8 / 2.0)
+    assert (row["epoch"], row["step"], row["validation_loss"], row["validation_top1"]) == (1, 25, 0.5, 0.75)
+    assert book.result()["train_seconds"] == pytest.approx(50.0)
+    assert lines[-1] == (25, {"val/loss": 0.5, "val/top1": 0.75}, 1)
+    assert lines[0][1]["train/images_per_second"] == pytest.approx(4.0)
+
+
+def test_waiting_is_a_fraction_of_the_time_since_the_last_log(clock):
+    lines = Lines()
+    book = Record(lines, global_batch_size=8, steps_per_epoch=2)
+    book.start_clock()
+    clock[0] += 4.0
+    book.waited(1.0)
+    book.log_step(1, 0.0, 0.1)
+    assert lines[0][1]["loader/wait_fraction"] == pytest.approx(0.25)
+
+
+def test_a_resumed_record_goes_on_as_if_nothing_had_happened(clock):
+    losses = [float(n % 7) for n in range(50)]
+    whole = Record(None, global_batch_size=8, steps_per_epoch=25)
+    run_epoch(whole, clock, 0, losses[:25], 25)
+    whole.end_epoch(25, 0.1)
+    first = Record(None, global_batch_size=8, steps_per_epoch=25)
+    run_epoch(first, clock, 0, losses[:10], 25)
+    saved = first.state()
+    run_epoch(first, clock, 10, losses[10:14], 25)  # lost with the process
+    second = Record(None, global_batch_size=8, steps_per_epoch=25)
+    second.restore(saved)
+    run_epoch(second, clock, 10, losses[10:25], 25)
+    second.end_epoch(25, 0.1)
+    assert second.result() == whole.result()
+
+
+def test_without_validation_the_row_has_no_such_figures(clock):
+    book = Record(None, global_batch_size=8, steps_per_epoch=1)
+    run_epoch(book, clock, 0, [1.0], 1)
+    book.end_epoch(1, 0.1)
+    assert "validation_top1" not in book.result()["history"][0]
+    assert book.result()["validation"] == {}
