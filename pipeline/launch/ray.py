@@ -5,7 +5,9 @@ goes on from is the body's own business.
 """
 
 import contextlib
+import logging
 import os
+import socket
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -23,6 +25,7 @@ _ENVIRONMENT = {
 _OBJECT_STORE_BYTES = 100 * 1024**2
 """Nothing of ours travels through the object store; the default takes a third of the memory."""
 
+_KNOCK_SECONDS = 5.0
 _RENDEZVOUS_TIMEOUT_SECONDS = 600
 
 
@@ -41,15 +44,21 @@ def launch(
     TrainingError with the traceback of any other exception, and ClusterError when ranks cannot be placed or are
     lost too often.
     """
-    with _cluster(address) as resources:
-        cpus = _cpus_per_worker(resources, num_workers)
-        use_gpu = resources.get("GPU", 0.0) >= num_workers
-        for failures in range(max_failures + 1):
-            lost = _run_once(body, num_workers, cpus, use_gpu, folder)
-            if lost is None:
-                return
-            left = max_failures - failures
-            say(f"{lost}; " + (f"going on from the newest checkpoint, {left} restarts left" if left else "giving up"))
+    for failures in range(max_failures + 1):
+        # A connection of its own for each start: what the last world held, even one whose controller died, goes with
+        # the connection, so that the next finds every core free.
+        with _cluster(address) as resources:
+            lost = _run_once(
+                body,
+                num_workers,
+                cpus=_cpus_per_worker(resources, num_workers),
+                use_gpu=resources.get("GPU", 0.0) >= num_workers,
+                folder=folder,
+            )
+        if lost is None:
+            return
+        left = max_failures - failures
+        say(f"{lost}; " + (f"going on from the newest checkpoint, {left} restarts left" if left else "giving up"))
     raise ClusterError(
         f"A rank was lost {max_failures + 1} times, the last time so: {lost}. Nothing is gone: run the same command to "
         "go on from the newest checkpoint, or raise cluster.max_failures."
@@ -68,28 +77,43 @@ def _cluster(address: str | None) -> Iterator[Mapping[str, float]]:
     import ray
 
     joined = address or (os.environ.get("RAY_ADDRESS") if inside_job() else None)
+    if joined:
+        _knock(joined)
     try:
         if joined:
-            ray.init(address=joined, log_to_driver=False)
+            ray.init(address=joined, log_to_driver=False, logging_level=logging.ERROR)
         else:
             ray.init(
                 address="local",  # said aloud, because a stale file of a dead cluster would be followed otherwise
                 include_dashboard=False,
                 log_to_driver=False,
+                logging_level=logging.ERROR,
                 object_store_memory=_OBJECT_STORE_BYTES,
                 num_cpus=len(os.sched_getaffinity(0)),
             )
-    except (ConnectionError, TimeoutError, ValueError, RuntimeError) as exc:
+    except (ConnectionError, TimeoutError, ValueError, RuntimeError, ray.exceptions.RayError) as exc:
         raise ClusterError(
-            f"cluster.address={joined} cannot be reached ({exc}); start it with `ray start --head`, or set "
-            "cluster.address: null to use this machine."
-            if joined
-            else f"Ray does not start on this machine ({exc}); set cluster.num_workers: 0 to train without it."
+            f"Ray does not start on this machine ({exc}); set cluster.num_workers: 0 to train without it."
+            if joined is None
+            else f"The Ray cluster at {joined} answers but cannot be joined ({exc}); is this machine one of its nodes, "
+            "with the same versions of Ray and Python?"
         ) from exc
     try:
         yield ray.cluster_resources()
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Raises ClusterError when nothing listens; Ray itself would ask for five minutes."""
+    host, _, port = address.rpartition("/")[2].rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=_KNOCK_SECONDS).close()
+    except (OSError, ValueError) as exc:
+        raise ClusterError(
+            f"cluster.address={address} cannot be reached ({exc}); it is the host:port that `ray start --head` prints. "
+            "Start it, or set cluster.address: null to use this machine."
+        ) from exc
 
 
 def _cpus_per_worker(resources: Mapping[str, float], num_workers: int) -> int:
@@ -128,7 +152,7 @@ def _run_once(body: Body, num_workers: int, cpus: int, use_gpu: bool, folder: Pa
     except WorkerGroupError as exc:
         return _explain(exc.worker_failures, str(exc), exc)
     except TrainingFailedError as exc:
-        return f"Ray Train stopped: {exc}"
+        return f"Ray Train stopped ({_first_lines(exc)})"
     return None
 
 
@@ -153,15 +177,16 @@ def _explain(failures: Mapping[int, BaseException], traceback: str, cause: BaseE
 
     for rank, failure in sorted(failures.items()):
         if isinstance(failure, ray.exceptions.RayError):
-            return f"rank {rank} was lost ({_first_line(failure)})"
+            return f"rank {rank} was lost ({_first_lines(failure)})"
     for _, failure in sorted(failures.items()):
         if isinstance(failure, PeerLostError):
-            return _first_line(failure)
+            return str(failure)
     for _, failure in sorted(failures.items()):
         if isinstance(failure, ConvoyError):
             raise failure
     raise TrainingError(f"The training code failed; a restart would meet the same. {traceback}") from cause
 
 
-def _first_line(failure: BaseException) -> str:
-    return str(failure).strip().partition("\n")[0]
+def _first_lines(failure: BaseException) -> str:
+    """The first two lines of what Ray says, which goes on for a page."""
+    return " ".join(line.strip() for line in str(failure).strip().splitlines()[:2])

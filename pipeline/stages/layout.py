@@ -16,4 +16,7 @@ RUN = Path("data/run.json")
 HISTORY = Path("data/history.csv")
 REPORT = Path("data/report")
 METRICS = REPORT / "metrics.json"
+PREDICTIONS = REPORT / "predictions.parquet"
+PAGE = REPORT / "report.html"
+CONFUSION = REPORT / "confusion.csv"
 REGISTRATION = Path("data/registration.json")

@@ -36,6 +36,7 @@ def train(
     from rich.console import Console
 
     from pipeline.modeling import backbone
+    from pipeline.tracking.run import is_published
     from pipeline.training.folder import RunFolder, fingerprint
     from pipeline.training.task import Task
 
@@ -51,10 +52,10 @@ def train(
         task = Task(run, layout.INDEX.absolute(), name, loading, augment, model, optimizer, schedule, training)
         console = Console()
         with lock(run.path / ".lock"):
-            tracker = None
             if not _is_done(run):
-                tracker = _open_tracker(task, index, tracking, root)
-                _run_to_the_end(task, index, cluster, tracker, console)
+                _run_to_the_end(task, index, cluster, _open_tracker(task, index, tracking, root), console)
+            elif not is_published(run.path):
+                _finish(_open_tracker(task, index, tracking, root), "FINISHED", run, console)
             result = _read_result(run)
             _export(task, index, model_folder)
             _describe(task, index, result, tracking, root).write(run_path)
@@ -99,8 +100,7 @@ def _run_to_the_end(
     from pipeline.launch import local
     from pipeline.launch import ray as ray_launch
     from pipeline.loading.order import num_steps_per_epoch
-    from pipeline.stages.watch import Watch
-    from pipeline.training import checkpoint
+    from pipeline.tracking.watch import Watch
 
     steps_per_epoch = num_steps_per_epoch(
         index.num_samples("train"), task.loading.global_batch_size, task.loading.lanes
@@ -110,7 +110,7 @@ def _run_to_the_end(
         task.run.notices,
         num_steps=task.training.epochs * steps_per_epoch,
         num_epochs=task.training.epochs,
-        committed=lambda: next(iter(checkpoint.positions(task.run.checkpoints)), 0),
+        committed=lambda: next(iter(_committed(task.run)), 0),
         on_committed=tracker.pump,
         console=console,
     )
@@ -134,8 +134,25 @@ def _run_to_the_end(
         status = "FAILED"
         raise
     finally:
-        if not tracker.finish(status, DRAIN_SECONDS) and status == "FINISHED":
-            watch.say(f"trained, not yet published: {tracker.problem} The metrics wait in {task.run.path}.")
+        _finish(tracker, status, task.run, console)
+
+
+def _finish(tracker: "Tracker", status: str, run: "RunFolder", console: "Console") -> None:
+    """Tells MLflow how the run ended, and the person when MLflow could not be told."""
+    tracker.pump(next(iter(_committed(run)), 0))
+    if not tracker.finish(status, DRAIN_SECONDS):
+        state = "trained, not yet published" if status == "FINISHED" else f"{status.lower()}, not yet published"
+        console.print(
+            f"{state}: {tracker.problem} The metrics wait in {run.path}; run `convoy train` again to send them.",
+            markup=False,
+            highlight=False,
+        )
+
+
+def _committed(run: "RunFolder") -> list[int]:
+    from pipeline.training import checkpoint
+
+    return checkpoint.positions(run.checkpoints)
 
 
 def _open_tracker(task: "Task", index: Index, tracking: params.Tracking, root: Path) -> "Tracker":
@@ -155,7 +172,7 @@ def _open_tracker(task: "Task", index: Index, tracking: params.Tracking, root: P
         tags={"fingerprint": task.fingerprint, "index_digest": index.digest, **_git_tags()},
         dataset=Dataset(
             name="train",
-            digest=index.digest[:36],
+            digest=index.digest,
             class_counts=dict(zip(index.classes, index.class_counts("train"), strict=True)),
         ),
     )
@@ -168,7 +185,7 @@ def _git_tags() -> dict[str, str]:
         status = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True, check=True)
     except (FileNotFoundError, subprocess.CalledProcessError):
         return {}
-    return {"git_commit": commit.stdout.strip(), "git_dirty": str(bool(status.stdout.strip())).lower()}
+    return {"mlflow.source.git.commit": commit.stdout.strip(), "git_dirty": str(bool(status.stdout.strip())).lower()}
 
 
 def _is_done(run: "RunFolder") -> bool:

@@ -1,0 +1,61 @@
+"""The surest mistakes as pictures that stand inside the page."""
+
+import base64
+import io
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from PIL import Image
+
+from pipeline.imaging.decode import decode
+from pipeline.imaging.resizing import limit_short_side
+
+SHORT_SIDE_PX = 256
+JPEG_QUALITY = 88
+
+
+@dataclass(frozen=True)
+class Mistake:
+    path: str
+    actual: str
+    predicted: str
+    probability: float
+    label_probability: float
+    height: int
+    width: int
+    """Of the picture in the page, in pixels."""
+    data_uri: str
+
+
+def surest_mistakes(
+    table: pa.Table, classes: list[str], num_mistakes: int, read_images: Callable[[Iterable[int]], dict[int, bytes]]
+) -> list[Mistake]:
+    """The wrong answers with the highest probability, surest first; `read_images` gives encoded images by key."""
+    wrong = table.filter(pc.invert(table["correct"]))
+    surest = wrong.sort_by([("probability", "descending"), ("key", "ascending")]).slice(0, num_mistakes).to_pylist()
+    images = read_images([row["key"] for row in surest])
+    return [
+        Mistake(
+            path=row["path"],
+            actual=classes[row["label"]],
+            predicted=classes[row["predicted"]],
+            probability=row["probability"],
+            label_probability=row["label_probability"],
+            **_picture(images[row["key"]]),
+        )
+        for row in surest
+    ]
+
+
+def _picture(data: bytes) -> dict:
+    """Encoded anew: small, upright, and free of whatever else the original carried (position, camera, comments)."""
+    image_HWC = limit_short_side(decode(data), SHORT_SIDE_PX)
+    out = io.BytesIO()
+    Image.fromarray(image_HWC).save(out, "JPEG", quality=JPEG_QUALITY, subsampling=0)
+    return {
+        "height": image_HWC.shape[0],
+        "width": image_HWC.shape[1],
+        "data_uri": "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode(),
+    }

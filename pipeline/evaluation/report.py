@@ -1,0 +1,185 @@
+"""report.html: the whole evaluation on one page that opens offline, verdict first.
+
+The page asks for nothing: style, charts and pictures lie inside it, there is no script, and its content policy would
+refuse both. It holds no clock and no path of this machine, so the same figures give the same bytes.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import jinja2
+import pyarrow as pa
+from markupsafe import Markup
+
+from pipeline.artifacts import SPLITS, Index, Metrics, Run
+from pipeline.evaluation import figures, heatmap, verdict
+from pipeline.evaluation.calibrate import reliability
+from pipeline.evaluation.gallery import Mistake
+from pipeline.evaluation.metrics import Confusion, confusion, interval
+
+MAX_OPEN_ROWS = 30
+"""Rows of a table that are shown at once; the rest is folded away."""
+MAX_ROWS = 2000
+MAX_PAIRS = 12
+TEMPLATES = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What the page is about; `table` holds the joined predictions, `samples` widths and heights in pixels."""
+
+    table: pa.Table
+    samples: pa.Table
+    metrics: Metrics
+    index: Index
+    run: Run
+    history: dict[str, list[float]]
+    mistakes: list[Mistake]
+
+
+def render(evaluated: Evaluated) -> str:
+    """The page's HTML."""
+    metrics, index = evaluated.metrics, evaluated.index
+    labels_N, predicted_N, correct_N, probability_N = (
+        evaluated.table[name].to_numpy() for name in ("label", "predicted", "correct", "probability")
+    )
+    pairs = confusion(labels_N, predicted_N, len(index.classes))
+    bins = reliability(probability_N, correct_N)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(percent=verdict.percent, count=lambda value: f"{value:,.0f}", split_rows=_split_rows)
+    return environment.get_template("report.html.j2").render(
+        css=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
+        metrics=metrics,
+        run=evaluated.run,
+        index=index,
+        sentence=verdict.sentence(metrics, evaluated.run.backbone),
+        strengths=verdict.strengths(metrics, pairs, index.classes),
+        notes=verdict.notes(metrics, bins, pairs, index.classes, evaluated.history),
+        tiles=_tiles(metrics),
+        curves=_curves(evaluated.history),
+        matrix=_matrix(pairs, index.classes),
+        pairs=_pairs(pairs, metrics, index.classes),
+        classes=sorted(metrics.per_class.items(), key=lambda item: (item[1]["support"] == 0, item[1]["f1"], item[0])),
+        slices={column: _slice_rows(values) for column, values in metrics.slices.items()},
+        reliability=figures.reliability_diagram(bins),
+        histogram=figures.confidence_histogram(probability_N, correct_N),
+        mistakes=evaluated.mistakes,
+        num_mistakes=int((~correct_N).sum()),
+        data=_data(index, evaluated.samples),
+        facts=_facts(evaluated.run, metrics),
+    )
+
+
+def _tiles(metrics: Metrics) -> list[dict[str, str]]:
+    between = f"{verdict.percent(metrics.top1_low)} to {verdict.percent(metrics.top1_high)}"
+    tiles = [{"name": "Top-1", "value": verdict.percent(metrics.top1), "about": f"95\u202f% interval {between}"}]
+    if len(metrics.per_class) > 5:
+        tiles.append(
+            {"name": "Top-5", "value": verdict.percent(metrics.top5), "about": "true class among the five best"}
+        )
+    return [
+        *tiles,
+        {"name": "Macro F1", "value": f"{metrics.macro_f1:.3f}", "about": "every class counts the same"},
+        {"name": "Loss", "value": f"{metrics.loss:.3f}", "about": "mean cross-entropy, nats"},
+        {"name": "Calibration error", "value": f"{metrics.ece:.3f}", "about": "ECE over 15 bins; 0 is ideal"},
+        {"name": "Test images", "value": f"{metrics.num_samples:,}", "about": f"{len(metrics.per_class):,} classes"},
+    ]
+
+
+def _curves(history: dict[str, list[float]]) -> list[tuple[str, Markup]]:
+    """(caption, chart); nothing for figures that were never taken."""
+    epochs = history["epoch"]
+    drawn = []
+    if _any_finite(history["train_loss"]):
+        losses = {"training": (epochs, history["train_loss"]), "validation": (epochs, history["validation_loss"])}
+        drawn.append(("Loss", figures.curves("Loss", losses, x_label="epoch")))
+    if _any_finite(history["validation_top1"]):
+        top1 = {"validation": (epochs, history["validation_top1"])}
+        drawn.append(("Top-1", figures.curves("Top-1", top1, x_label="epoch", percent=True)))
+    return drawn
+
+
+def _any_finite(values: list[float]) -> bool:
+    return any(math.isfinite(value) for value in values)
+
+
+def _matrix(pairs: Confusion, classes: list[str]) -> Markup:
+    return (
+        heatmap.matrix(pairs, classes) if len(classes) <= heatmap.MAX_LABELLED else heatmap.compact(pairs, len(classes))
+    )
+
+
+def _pairs(pairs: Confusion, metrics: Metrics, classes: list[str]) -> list[dict]:
+    return [
+        {
+            "actual": classes[a],
+            "predicted": classes[p],
+            "count": n,
+            "share": n / metrics.per_class[classes[a]]["support"],
+        }
+        for a, p, n in verdict.commonest_mistakes(pairs)[:MAX_PAIRS]
+    ]
+
+
+def _slice_rows(values: dict[str, dict[str, float]]) -> list[dict]:
+    """Weakest first, each with the interval of its top-1."""
+    rows = []
+    for value, slice_figures in sorted(values.items(), key=lambda item: (item[1]["top1"], item[0])):
+        num_samples = round(slice_figures["num_samples"])
+        low, high = interval(round(slice_figures["top1"] * num_samples), num_samples)
+        rows.append(
+            {"value": value, "num_samples": num_samples, "top1": slice_figures["top1"], "low": low, "high": high}
+        )
+    return rows
+
+
+def _split_rows(rows: list) -> tuple[list, list, int]:
+    """Rows to show, rows to fold away, and how many are left to metrics.json."""
+    shown = rows[:MAX_OPEN_ROWS] if len(rows) > MAX_OPEN_ROWS + 5 else rows
+    folded = rows[len(shown) : MAX_ROWS]
+    return shown, folded, len(rows) - len(shown) - len(folded)
+
+
+def _data(index: Index, samples: pa.Table) -> dict:
+    counts = {split: index.class_counts(split) for split in SPLITS if index.splits.get(split)}
+    widths_N, heights_N = samples["width"].to_numpy(), samples["height"].to_numpy()
+    return {
+        "splits": {split: sum(per_label) for split, per_label in counts.items()},
+        "classes": [(name, [counts[split][label] for split in counts]) for label, name in enumerate(index.classes)],
+        "mean_size": f"{widths_N.mean():.0f} × {heights_N.mean():.0f} px",
+        "widths": _range(widths_N),
+        "heights": _range(heights_N),
+        "channels": ", ".join(f"{m:.3f} ± {s:.3f}" for m, s in zip(index.mean, index.std, strict=True)),
+    }
+
+
+def _range(sizes_N) -> str:
+    low, high = sizes_N.min(), sizes_N.max()
+    return f"{low:,} px" if low == high else f"{low:,} to {high:,} px"
+
+
+def _facts(run: Run, metrics: Metrics) -> dict[str, str]:
+    minutes, seconds = divmod(round(run.train_seconds), 60)
+    facts = {
+        "Backbone": run.backbone,
+        "Parameters": f"{run.num_parameters:,}",
+        "Epochs": f"{run.num_epochs:,}",
+        "Steps": f"{run.num_steps:,}",
+        "Ranks": f"{run.world_size:,}",
+        "Attempts": f"{run.attempts:,}",
+        "Training time": f"{minutes:,} min {seconds} s" if minutes else f"{seconds} s",
+        "Speed": f"{run.images_per_second:,.0f} images/s",
+        "Fingerprint": run.fingerprint,
+        "MLflow run": run.run_id or "not published",
+        "MLflow store": run.tracking_uri,
+        "Data digest": metrics.index_digest,
+        "Weights sha256": metrics.weights_sha256,
+    }
+    return facts | {f"Validation {name}": f"{value:.4f}" for name, value in run.validation.items()}

@@ -1,0 +1,146 @@
+"""The one decoder: bytes of an image file -> uint8 RGB pixels, for sharding, training and serving alike.
+
+The rules: EXIF orientation is applied; 16 bits keep their upper 8; CMYK and palettes become RGB; transparency lies
+over white; of an animation the first frame counts; colour profiles are ignored. Limits are checked on the header,
+before anything is allocated.
+"""
+
+import io
+import zlib
+
+import numpy as np
+from PIL import Image
+
+from pipeline.errors import ImageError
+from pipeline.imaging.jpeg import MAGIC, ORIENTATION_TAG, decode_jpeg, read_jpeg_header
+
+MAX_PIXELS = 120_000_000
+"""Room for a 108-megapixel phone's photograph: 360 MB decoded."""
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "JPEG2000")
+"""Pillow's other readers are never tried on foreign bytes."""
+
+WHITE = (255, 255, 255)
+PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+MAGICS = (MAGIC, PNG_MAGIC, b"RIFF", b"GIF8", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ")
+"""What begins like this was meant to be an image."""
+
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # Pillow's own check, for the formats whose headers only Pillow reads
+
+
+def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, min_short_side_px: int = 0) -> np.ndarray:
+    """uint8 [H, W, 3] RGB, upright and contiguous, owned by the caller.
+
+    With `min_short_side_px` a JPEG may come at 1/2, 1/4 or 1/8 of its size, its short side no smaller than that.
+    Raises ImageError; its `reason` is one of empty_file, not_an_image, truncated, damaged, too_many_pixels,
+    unsupported_mode.
+    """
+    header = read_jpeg_header(data)
+    if header is not None:
+        _check_pixels(header.height, header.width, max_pixels)
+        return _upright(decode_jpeg(data, header, min_short_side_px), header.orientation)
+    with _open(data) as image:
+        _check_pixels(image.height, image.width, max_pixels)
+        _check_whole(data)
+        try:
+            image.load()
+            return _upright(_to_rgb(image), _orientation(image))
+        except (ImageError, MemoryError):
+            raise
+        except Exception as exc:  # Pillow's readers raise all kinds of errors on damaged bytes
+            raise _damaged(exc) from exc
+
+
+def read_size(data: bytes) -> tuple[int, int]:
+    """(height, width) of the upright image, from the header alone.
+
+    Raises ImageError with the reason empty_file or not_an_image.
+    """
+    header = read_jpeg_header(data)
+    if header is not None:
+        height, width, orientation = header.height, header.width, header.orientation
+    else:
+        with _open(data) as image:
+            height, width = image.height, image.width
+            # Pillow turns TIFFs itself and reports the size after that.
+            orientation = 1 if image.format == "TIFF" else _orientation(image)
+    return (width, height) if orientation >= 5 else (height, width)
+
+
+def _open(data: bytes) -> Image.Image:
+    if not data:
+        raise ImageError("empty_file", "The file is empty.")
+    try:
+        return Image.open(io.BytesIO(data), formats=FORMATS)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as exc:
+        raise ImageError("too_many_pixels", f"{exc}") from exc
+    except MemoryError:
+        raise
+    except Exception as exc:
+        if data.startswith(MAGICS):
+            raise ImageError("damaged", "The image is damaged: its header cannot be read.") from exc
+        raise ImageError("not_an_image", f"The bytes are no image of a known format ({', '.join(FORMATS)}).") from exc
+
+
+def _check_pixels(height: int, width: int, max_pixels: int) -> None:
+    if height * width > max_pixels:
+        raise ImageError(
+            "too_many_pixels", f"The image has {width} x {height} pixels, more than the {max_pixels} that are decoded."
+        )
+
+
+def _check_whole(data: bytes) -> None:
+    """Finds what Pillow lets through: a JPEG without its end, a PNG whose checksums are wrong or that just stops."""
+    if data.startswith(MAGIC) and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
+        raise ImageError("truncated", "The JPEG is truncated: it has no end marker.")
+    if not data.startswith(PNG_MAGIC):
+        return
+    position, kind = len(PNG_MAGIC), b""
+    while kind != b"IEND":
+        num_bytes, kind = int.from_bytes(data[position : position + 4]), data[position + 4 : position + 8]
+        checked_end = position + 8 + num_bytes
+        if checked_end + 4 > len(data):
+            raise ImageError("truncated", "The PNG is truncated: it ends before its IEND chunk.")
+        is_critical = kind[:1].isupper()
+        crc = int.from_bytes(data[checked_end : checked_end + 4])
+        if is_critical and zlib.crc32(memoryview(data)[position + 4 : checked_end]) != crc:
+            raise ImageError("damaged", f"The PNG is damaged: the checksum of its {kind.decode('latin-1')} is wrong.")
+        position = checked_end + 4
+
+
+def _damaged(exc: Exception) -> ImageError:
+    reason = "truncated" if "truncated" in str(exc).lower() else "damaged"
+    return ImageError(reason, f"The image is {reason}: {exc}.")
+
+
+def _to_rgb(image: Image.Image) -> np.ndarray:
+    if image.mode in ("I;16", "I;16B", "I;16L", "I;16N"):
+        grey_HW = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
+        return np.repeat(grey_HW[:, :, None], 3, axis=2)
+    if image.mode in ("I", "F", "LAB", "HSV"):
+        raise ImageError(
+            "unsupported_mode",
+            f"Pixels of the kind {image.mode} have no stated range; convert the image to 8 or 16 bits a channel.",
+        )
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        over_white = Image.new("RGB", image.size, WHITE)
+        over_white.paste(rgba, mask=rgba.getchannel("A"))
+        return np.array(over_white)
+    return np.array(image.convert("RGB"))
+
+
+def _orientation(image: Image.Image) -> int:
+    orientation = image.getexif().get(ORIENTATION_TAG, 1)
+    return orientation if orientation in range(1, 9) else 1
+
+
+def _upright(pixels_HWC: np.ndarray, orientation: int) -> np.ndarray:
+    """Undoes what the camera's position did. Source: EXIF 2.3, tag Orientation."""
+    if orientation in (5, 6, 7, 8):
+        pixels_HWC = pixels_HWC.transpose(1, 0, 2)
+    if orientation in (2, 3, 6, 7):
+        pixels_HWC = pixels_HWC[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        pixels_HWC = pixels_HWC[::-1]
+    return np.ascontiguousarray(pixels_HWC)

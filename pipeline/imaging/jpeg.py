@@ -1,0 +1,101 @@
+"""JPEG bytes -> pixels through libjpeg-turbo, with the GIL released.
+
+What the library calls a warning is an error here, because a warning means that pixels were made up; the few that
+cost no pixel are let through.
+"""
+
+import io
+import re
+from typing import NamedTuple
+
+import numpy as np
+import simplejpeg
+from PIL import Image, ImageChops
+
+from pipeline.errors import ImageError
+
+MAGIC = b"\xff\xd8\xff"
+ORIENTATION_TAG = 0x0112
+
+_EXTRANEOUS = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
+_MAX_EXTRANEOUS_BYTES = 16  # webcams pad the end of the picture by a few bytes; a damaged one skips hundreds
+
+
+class JpegHeader(NamedTuple):
+    height: int
+    width: int
+    """As stored, before the orientation is applied."""
+    colorspace: str
+    orientation: int
+    """EXIF's 1 to 8."""
+
+    @property
+    def is_plain(self) -> bool:
+        """Any JPEG reader shows the same upright RGB or grey picture."""
+        return self.orientation == 1 and self.colorspace in ("YCbCr", "Gray")
+
+
+def read_jpeg_header(data: bytes) -> JpegHeader | None:
+    """None for bytes that libjpeg-turbo does not take for a JPEG."""
+    if data[:3] != MAGIC:
+        return None
+    try:
+        height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data, strict=False)
+    except (ValueError, KeyError):  # KeyError: a sampling, or a header cut short, that simplejpeg has no name for
+        return None
+    return JpegHeader(height, width, colorspace, _orientation(data))
+
+
+def decode_jpeg(data: bytes, header: JpegHeader, min_short_side_px: int = 0) -> np.ndarray:
+    """uint8 [height, width, 3] RGB as stored, or at 1/2 to 1/8 of that with at least the given short side.
+
+    Raises ImageError with the reason `truncated` or `damaged`.
+    """
+    is_cmyk = header.colorspace in ("CMYK", "YCCK")
+    colorspace = "CMYK" if is_cmyk else "RGB"
+    # Scales between 1 and 1/2 have no fast transform in libjpeg-turbo: they cost more than they save.
+    scaling = {"min_height": min_short_side_px, "min_width": min_short_side_px, "min_factor": 2}
+    scaling = scaling if min_short_side_px else {}
+    try:
+        pixels_HWC = simplejpeg.decode_jpeg(data, colorspace, **scaling)
+    except ValueError as exc:
+        if not _is_harmless(str(exc)):
+            reason = "truncated" if "remature end" in str(exc) else "damaged"
+            raise ImageError(reason, f"The JPEG is {reason}: {exc}.") from exc
+        pixels_HWC = simplejpeg.decode_jpeg(data, colorspace, strict=False, **scaling)
+    if is_cmyk:
+        # Writers of CMYK JPEGs follow Adobe, which stores ink inverted.
+        ink = ImageChops.invert(Image.fromarray(pixels_HWC, "CMYK"))
+        pixels_HWC = np.array(ink.convert("RGB"))
+    return pixels_HWC
+
+
+def _is_harmless(message: str) -> bool:
+    extraneous = _EXTRANEOUS.search(message)
+    if extraneous:
+        return int(extraneous[1]) <= _MAX_EXTRANEOUS_BYTES
+    return "unknown JFIF revision" in message
+
+
+def _orientation(data: bytes) -> int:
+    if not _has_app1(data):
+        return 1
+    try:
+        orientation = Image.open(io.BytesIO(data), formats=("JPEG",)).getexif().get(ORIENTATION_TAG, 1)
+    except Exception:  # EXIF that cannot be read says nothing about the picture
+        return 1
+    return orientation if orientation in range(1, 9) else 1
+
+
+def _has_app1(data: bytes) -> bool:
+    """Whether a segment that can hold EXIF or XMP comes before the picture. Source: ITU T.81, B.1.1."""
+    position = 2
+    while data[position : position + 1] == b"\xff":
+        marker = data[position + 1 : position + 2]
+        if marker == b"\xe1":
+            return True
+        if marker in (b"\xda", b""):
+            return False
+        is_fill = marker == b"\xff"
+        position += 1 if is_fill else 2 + int.from_bytes(data[position + 2 : position + 4])
+    return False

@@ -1,0 +1,55 @@
+"""Pixels -> pixels of another size, by OpenCV with the GIL released.
+
+Shrinking averages areas, enlarging interpolates: what sharding stores, training crops and serving sees differ in
+size alone.
+"""
+
+import cv2
+import numpy as np
+
+cv2.setNumThreads(0)  # the threads of the loader and the processes of sharding are the only ones
+
+
+def size_at_short_side(height: int, width: int, short_side_px: int) -> tuple[int, int]:
+    """(height, width) with this short side and the same shape, or as they are where that would enlarge."""
+    short = min(height, width)
+    if short <= short_side_px:
+        return height, width
+    # Integers, rounded half up: the same on every machine.
+    height, width = (max(1, (2 * side * short_side_px + short) // (2 * short)) for side in (height, width))
+    return height, width
+
+
+def limit_short_side(image_HWC: np.ndarray, short_side_px: int) -> np.ndarray:
+    """The image scaled down to this short side, or itself when that is no smaller."""
+    return resize(image_HWC, *size_at_short_side(*image_HWC.shape[:2], short_side_px))
+
+
+def crop_and_resize(
+    image_HWC: np.ndarray, top: int, left: int, height: int, width: int, side_px: int, out: np.ndarray | None = None
+) -> np.ndarray:
+    """uint8 [side_px, side_px, C]: the rectangle stretched to a square; `out` itself when it is given."""
+    return resize(image_HWC[top : top + height, left : left + width], side_px, side_px, out)
+
+
+def evaluation_view(image_HWC: np.ndarray, side_px: int, out: np.ndarray | None = None) -> np.ndarray:
+    """uint8 [side_px, side_px, C]: the largest centre square, resized (timm's crop_pct 1.0)."""
+    height, width = image_HWC.shape[:2]
+    side = min(height, width)
+    return crop_and_resize(image_HWC, (height - side) // 2, (width - side) // 2, side, side, side_px, out)
+
+
+def resize(image_HWC: np.ndarray, height: int, width: int, out: np.ndarray | None = None) -> np.ndarray:
+    """uint8 [height, width, C]; `out` itself when it is given, the image itself when nothing is to be done."""
+    if image_HWC.shape[:2] == (height, width):
+        resized_HWC = image_HWC
+    else:
+        shrinks = image_HWC.shape[0] >= height and image_HWC.shape[1] >= width
+        resized_HWC = cv2.resize(
+            image_HWC, (width, height), dst=out, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+        ).reshape(height, width, image_HWC.shape[2])  # OpenCV drops a single channel's axis
+    if out is None:
+        return np.ascontiguousarray(resized_HWC)
+    if not np.may_share_memory(resized_HWC, out):  # OpenCV wrote elsewhere, or had nothing to do
+        np.copyto(out, resized_HWC)
+    return out

@@ -1,0 +1,63 @@
+"""Image bytes to label and probabilities with an exported model: what `predict` and the served model share."""
+
+import itertools
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from pipeline.errors import ImageError
+from pipeline.imaging import decode, resizing
+from pipeline.registry import export
+
+IMAGES_PER_BATCH = 32
+
+
+class Answer(NamedTuple):
+    """Label, its probability, and the probability of every class in the order of the labels."""
+
+    label: str
+    probability: float
+    probabilities: dict[str, float]
+
+
+class Classifier:
+    """An exported model with its preprocessing."""
+
+    def __init__(self, folder: Path):
+        """Raises ArtifactError for a damaged export."""
+        self._export = export.load(folder)
+
+    def classify(self, images: Iterable[bytes | ImageError]) -> Iterator[Answer | ImageError]:
+        """An answer an image, in order; an ImageError in the place of one that cannot be decoded, or was none."""
+        images = iter(images)
+        while batch := list(itertools.islice(images, IMAGES_PER_BATCH)):
+            views = [self._view(data) for data in batch]
+            answers = iter(self._answer([view for view in views if not isinstance(view, ImageError)]))
+            yield from (view if isinstance(view, ImageError) else next(answers) for view in views)
+
+    def _view(self, data: bytes | ImageError) -> np.ndarray | ImageError:
+        if isinstance(data, ImageError):
+            return data
+        try:
+            return resizing.evaluation_view(decode.decode(data), self._export.input_px)
+        except ImageError as exc:
+            return exc
+
+    def _answer(self, images_HWC: list[np.ndarray]) -> list[Answer]:
+        if not images_HWC:
+            return []
+        mean = torch.tensor(self._export.mean).view(1, -1, 1, 1)
+        std = torch.tensor(self._export.std).view(1, -1, 1, 1)
+        images_BCHW = torch.from_numpy(np.stack(images_HWC)).permute(0, 3, 1, 2).float().div(255)
+        with torch.inference_mode():
+            logits_BK = self._export.model((images_BCHW - mean) / std)
+            rows_BK = torch.softmax(logits_BK.double() / self._export.temperature, dim=1).tolist()
+        return [self._name(row) for row in rows_BK]
+
+    def _name(self, row: list[float]) -> Answer:
+        probabilities = dict(zip(self._export.classes, row, strict=True))
+        label = max(probabilities, key=probabilities.__getitem__)
+        return Answer(label, probabilities[label], probabilities)

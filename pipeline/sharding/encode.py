@@ -1,0 +1,89 @@
+"""Bytes of a source image -> bytes that go into a shard. Every image is decoded here once, by training's rules.
+
+A JPEG that already is what a shard should hold keeps its own bytes, so that nothing is lost by encoding it again.
+"""
+
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import simplejpeg
+
+from pipeline.errors import ImageError
+from pipeline.imaging.decode import decode, read_size
+from pipeline.imaging.jpeg import read_jpeg_header
+from pipeline.imaging.resizing import resize, size_at_short_side
+
+NUM_CHANNELS = 3
+MAX_JPEG_SIDE_PX = 65_500  # libjpeg's JPEG_MAX_DIMENSION
+FULL_COLOR_BELOW_PX = 128
+"""Short side under which a pixel of colour for four of brightness is missed more than its bytes are."""
+
+
+class ChannelSums(NamedTuple):
+    """Whole numbers, so that adding them up gives the same in any order."""
+
+    num_pixels: int
+    values: tuple[int, ...]
+    squares: tuple[int, ...]
+
+    def __add__(self, other: "ChannelSums") -> "ChannelSums":
+        return ChannelSums(
+            self.num_pixels + other.num_pixels,
+            tuple(a + b for a, b in zip(self.values, other.values, strict=True)),
+            tuple(a + b for a, b in zip(self.squares, other.squares, strict=True)),
+        )
+
+    def mean_and_std(self) -> tuple[list[float], list[float]]:
+        """Per channel, pixels scaled to 0..1."""
+        count = self.num_pixels
+        means = [value / count for value in self.values]
+        # The variance by whole numbers: two large floats of nearly the same size would cancel.
+        variances = [
+            (square * count - value * value) / (count * count)
+            for value, square in zip(self.values, self.squares, strict=True)
+        ]
+        return [mean / 255 for mean in means], [variance**0.5 / 255 for variance in variances]
+
+
+NO_PIXELS = ChannelSums(0, (0,) * NUM_CHANNELS, (0,) * NUM_CHANNELS)
+
+
+class Encoded(NamedTuple):
+    """An image as a shard holds it."""
+
+    data: bytes
+    """A JPEG, upright, grey or RGB."""
+    source_height: int
+    source_width: int
+    """Of the source, upright."""
+    sums: ChannelSums
+    """Over the stored pixels, before they are compressed."""
+
+
+def encode(data: bytes, short_side_px: int | None, jpeg_quality: int) -> Encoded:
+    """Raises ImageError where `imaging.decode` does, and for what is too long for a JPEG."""
+    image_HWC = decode(data, min_short_side_px=short_side_px or 0)
+    height, width = read_size(data)
+    # From the source's size: a decoder that scales rounds, and its rounding would be scaled too.
+    size = size_at_short_side(height, width, short_side_px) if short_side_px else (height, width)
+    header = read_jpeg_header(data)
+    if header is not None and header.is_plain and size == (height, width):
+        return Encoded(data, height, width, _sums(image_HWC))
+    if max(size) > MAX_JPEG_SIDE_PX:
+        raise ImageError(
+            "too_long", f"The image has {width} x {height} pixels; a JPEG has at most {MAX_JPEG_SIDE_PX} a side."
+        )
+    image_HWC = resize(image_HWC, *size)
+    sampling = "444" if min(size) < FULL_COLOR_BELOW_PX else "420"
+    encoded = simplejpeg.encode_jpeg(image_HWC, quality=jpeg_quality, colorspace="RGB", colorsubsampling=sampling)
+    return Encoded(encoded, height, width, _sums(image_HWC))
+
+
+def _sums(image_HWC: np.ndarray) -> ChannelSums:
+    """Exact: OpenCV sums in whole numbers and double precision, whose rounding is far below one half."""
+    num_pixels = image_HWC.shape[0] * image_HWC.shape[1]
+    means, stds = (figure.ravel().tolist() for figure in cv2.meanStdDev(image_HWC))
+    values = tuple(round(mean * num_pixels) for mean in means)
+    squares = tuple(round((std * std + mean * mean) * num_pixels) for mean, std in zip(means, stds, strict=True))
+    return ChannelSums(num_pixels, values, squares)

@@ -1,0 +1,65 @@
+"""Which split a record belongs to: as the source says, else by a keyed hash of what the image is.
+
+A threshold on a hash, never a rank: adding images moves no old one. The class plays no part in the hash, so that
+equal images under two labels stay together; inside every class the same fractions come out.
+"""
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from pipeline.artifacts import SPLITS
+from pipeline.errors import SourceError
+
+TRAIN, VALIDATION, TEST = range(len(SPLITS))
+NO_SPLIT = -1
+"""Of a record that was rejected before it had one."""
+
+
+def assign_splits(
+    given: Sequence[str | None],
+    groups: Sequence[str | None],
+    digests: np.ndarray,
+    validation_fraction: float,
+    test_fraction: float,
+    seed: int,
+) -> np.ndarray:
+    """int8 [num_records]: positions in SPLITS.
+
+    A given validation or test record stays there. The others, and of a source that fixes splits those of train, are
+    divided by hash among train and the splits that the source does not fix. Records of one group share their fate;
+    without a group it is the content (`digests`, uint8 [num_records, 32]) that decides.
+    """
+    fixed = set(given) - {None}
+    test_below = 0 if "test" in fixed else _threshold(test_fraction)
+    validation_below = test_below + (0 if "validation" in fixed else _threshold(validation_fraction))
+    key = f"split {seed}".encode()
+    splits = np.empty(len(given), np.int8)
+    for row, (split, group) in enumerate(zip(given, groups, strict=True)):
+        if split in ("validation", "test"):
+            splits[row] = SPLITS.index(split)
+            continue
+        identity = b"content " + digests[row].tobytes() if group is None else b"group " + group.encode()
+        value = int.from_bytes(hashlib.blake2b(identity, digest_size=8, key=key).digest())
+        splits[row] = TEST if value < test_below else VALIDATION if value < validation_below else TRAIN
+    return splits
+
+
+def check_no_split_is_empty(counts: Sequence[int], validation_fraction: float, test_fraction: float) -> None:
+    """Raises SourceError when train, or a split that was asked for, holds nothing."""
+    wanted = {
+        "train": "there is nothing to train on",
+        "validation": f"split.validation_fraction={validation_fraction}" if validation_fraction else None,
+        "test": f"split.test_fraction={test_fraction}" if test_fraction else None,
+    }
+    for split, count in zip(SPLITS, counts, strict=True):
+        if not count and wanted[split]:
+            raise SourceError(
+                f"None of {sum(counts)} images fell into the {split} split ({wanted[split]}); add images, change the "
+                "fractions or split.seed, or name each image's split (data.split_column, or folders train and test)."
+            )
+
+
+def _threshold(fraction: float) -> int:
+    return int(fraction * 2**64)

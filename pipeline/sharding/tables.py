@@ -1,0 +1,154 @@
+"""Labelled images listed in a table: .csv, .tsv, .parquet or .jsonl with an image and a label column.
+
+Paths are absolute or relative to the table. Every value of a .csv or .tsv is text: a label 007 stays 007.
+"""
+# A million rows: no Path object for each.
+# ruff: noqa: PTH116, PTH118
+
+import json
+import math
+import os
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from pipeline.artifacts import SPLITS, escape_path
+from pipeline.errors import SourceError
+from pipeline.sharding.manifest import Record
+
+TABLE_EXTENSIONS = (".csv", ".tsv", ".parquet", ".jsonl")
+SPLIT_OF_VALUE = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
+ROWS_PER_REPORT = 1000
+
+
+class TableColumns(NamedTuple):
+    """Which column says what; None where the table does not say it."""
+
+    image: str
+    label: str
+    split: str | None
+    group: str | None
+    metadata: tuple[str, ...]
+
+
+def find_in_table(table: Path, columns: TableColumns, advance: Callable[[int], None]) -> Iterator[Record]:
+    """The table's records, in its order.
+
+    Raises SourceError naming the row (the first one is row 1) and the column.
+    """
+    for number, row in enumerate(_rows(table, columns), start=1):
+        where = f"{table}, row {number}"
+        label = _text(row[columns.label], f"{where}, column {columns.label}")
+        image = _text(row[columns.image], f"{where}, column {columns.image}")
+        status = _status(table.parent, image, where)
+        if number % ROWS_PER_REPORT == 0:
+            advance(ROWS_PER_REPORT)
+        yield Record(
+            path=escape_path(os.fsencode(image)),
+            class_name=label,
+            split=_split(row[columns.split], where) if columns.split else None,
+            group=_group(row[columns.group]) if columns.group else None,
+            num_bytes=status.st_size,
+            stamp=str(status.st_mtime_ns),
+            metadata=json.dumps({name: _plain(row[name]) for name in columns.metadata}, sort_keys=True),
+        )
+
+
+def _rows(table: Path, columns: TableColumns) -> Iterator[dict]:
+    wanted = list(dict.fromkeys([columns.image, columns.label, *filter(None, columns[2:4]), *columns.metadata]))
+    try:
+        if table.suffix == ".jsonl":
+            yield from _json_rows(table, wanted)
+        elif table.suffix == ".parquet":
+            with pq.ParquetFile(table) as file:
+                _check_columns(table, file.schema_arrow.names, wanted)
+                for batch in file.iter_batches(columns=wanted):
+                    yield from batch.to_pylist()
+        else:
+            yield from _text_rows(table, wanted)
+    except (pa.ArrowException, UnicodeDecodeError, json.JSONDecodeError) as exc:
+        raise SourceError(f"{table} cannot be read as {table.suffix[1:]}: {exc}; mend or export it again.") from exc
+
+
+def _text_rows(table: Path, wanted: list[str]) -> Iterator[dict]:
+    parse = pyarrow.csv.ParseOptions(delimiter="\t" if table.suffix == ".tsv" else ",", newlines_in_values=True)
+    with pyarrow.csv.open_csv(table, parse_options=parse) as head:
+        names = head.schema.names
+    _check_columns(table, names, wanted)
+    convert = pyarrow.csv.ConvertOptions(
+        column_types=dict.fromkeys(wanted, pa.string()), include_columns=wanted, strings_can_be_null=False
+    )
+    with pyarrow.csv.open_csv(table, parse_options=parse, convert_options=convert) as batches:
+        for batch in batches:
+            yield from batch.to_pylist()
+
+
+def _json_rows(table: Path, wanted: list[str]) -> Iterator[dict]:
+    rows_seen = False
+    with table.open(encoding="utf-8") as lines:
+        for line in lines:
+            if not line.strip():
+                continue
+            row = json.loads(line)
+            if not isinstance(row, dict):
+                raise SourceError(f"{table} holds the line {line.strip()[:80]!r}; every line must be a JSON object.")
+            # A later row may leave out what is optional; a name that is wrong altogether is missing in the first.
+            _check_columns(table, list(row), wanted[:2] if rows_seen else wanted)
+            rows_seen = True
+            yield {name: row.get(name) for name in wanted}
+
+
+def _check_columns(table: Path, names: list[str], wanted: list[str]) -> None:
+    missing = [name for name in wanted if name not in names]
+    if missing:
+        raise SourceError(
+            f"{table} has no column {missing[0]!r}; it has {', '.join(map(repr, names))}. Name the right one in the "
+            "data section of params.yaml."
+        )
+
+
+def _text(value: object, where: str) -> str:
+    if isinstance(value, list | dict):
+        raise SourceError(f"{where} holds {value!r}; it must be one text or number.")
+    if value is None or (isinstance(value, float) and math.isnan(value)) or not str(value).strip():
+        raise SourceError(f"{where} is empty; fill it in or delete the row.")
+    return str(value)
+
+
+def _split(value: object, where: str) -> str | None:
+    text = "" if value is None else str(value).strip().lower()
+    if text and text not in SPLIT_OF_VALUE:
+        raise SourceError(f"{where} has the split {value!r}; it must be {', '.join(SPLITS)} or empty.")
+    return SPLIT_OF_VALUE.get(text)
+
+
+def _group(value: object) -> str | None:
+    return None if value is None or not str(value).strip() else str(value)
+
+
+def _plain(value: object) -> object:
+    """A metadata value as JSON has it: dates and the like as text, not-a-number as null."""
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return str(value)
+
+
+def _status(folder: Path, image: str, where: str) -> os.stat_result:
+    path = os.path.join(folder, image)
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError) as exc:
+        raise SourceError(
+            f"{where} names {path}, which does not exist; paths are absolute or relative to the table. "
+            "Mend the path or delete the row."
+        ) from exc
+    if not stat.S_ISREG(status.st_mode):
+        raise SourceError(f"{where} names {path}, which is no regular file; mend the path.")
+    return status

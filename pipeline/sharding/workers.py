@@ -1,0 +1,121 @@
+"""Tasks over processes: results in the order of the tasks, a bounded number of them in flight, progress as it happens.
+
+With one worker everything runs in the calling process. A worker ends when its parent does, however that ends.
+"""
+
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import TypeVar
+
+from pipeline.errors import ConvoyError
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+Advance = Callable[[int], None]
+
+POLL_SECONDS = 0.2
+
+
+class Workers:
+    """`num_workers` processes, alive inside a `with`; null means one per core that this process may use."""
+
+    def __init__(self, num_workers: int | None):
+        self.num_workers = num_workers or len(os.sched_getaffinity(0))
+
+    def __enter__(self) -> "Workers":
+        if self.num_workers > 1:
+            # A fork of this process would copy the locks of its threads (Arrow's) in whatever state they are.
+            context = multiprocessing.get_context("forkserver")
+            self._num_done, self._is_stopped = context.Value("q", 0), context.Event()
+            self._executor = ProcessPoolExecutor(
+                self.num_workers, context, initializer=_start, initargs=(self._num_done, self._is_stopped)
+            )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.num_workers > 1:
+            self._is_stopped.set()
+            self._executor.shutdown(cancel_futures=True)
+
+    def map(
+        self, function: Callable[[Task, Advance], Result], tasks: Iterable[Task], advance: Advance
+    ) -> Iterator[Result]:
+        """`function(task, advance)` for each task, in order. `advance` is given the work done, in any process.
+
+        Raises what the function raises, and ConvoyError when a worker was killed.
+        """
+        if self.num_workers == 1:
+            for task in tasks:
+                yield function(task, advance)
+            return
+        iterator, pending, num_reported = iter(tasks), deque(), self._num_done.value
+        exhausted = False
+        while not exhausted or pending:
+            while not exhausted and len(pending) < 2 * self.num_workers:
+                try:
+                    pending.append(self._executor.submit(_run, function, next(iterator)))
+                except StopIteration:
+                    exhausted = True
+            while pending and not pending[0].done():
+                _wait(pending[0])
+                num_done = self._num_done.value
+                advance(num_done - num_reported)
+                num_reported = num_done
+            if pending:
+                yield _result(pending.popleft())
+        advance(self._num_done.value - num_reported)
+
+
+class _StoppedError(Exception):
+    """Another task failed: what this one makes is not wanted any more."""
+
+
+def _wait(future: Future) -> None:
+    try:
+        future.exception(timeout=POLL_SECONDS)
+    except TimeoutError:
+        return
+
+
+def _result(future: Future[Result]) -> Result:
+    try:
+        return future.result()
+    except BrokenProcessPool as exc:
+        raise ConvoyError(
+            "A sharding process was killed, most often because the memory ran out; lower shards.num_workers and run "
+            "the same command again."
+        ) from exc
+
+
+_shared: tuple = ()  # of a worker process: what its parent handed over at the start
+
+
+def _start(num_done: object, is_stopped: object) -> None:
+    global _shared
+    _shared = (num_done, is_stopped)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends the others
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
+    os._exit(1)
+
+
+def _run(function: Callable[[Task, Advance], Result], task: Task) -> Result:
+    return function(task, _advance)
+
+
+def _advance(num: int) -> None:
+    num_done, is_stopped = _shared
+    if is_stopped.is_set():
+        raise _StoppedError
+    with num_done.get_lock():
+        num_done.value += num

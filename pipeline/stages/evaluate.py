@@ -1,0 +1,113 @@
+"""Stage evaluate: predicts the test split once, computes every figure from that, draws the report."""
+
+from pipeline import params
+from pipeline.artifacts import Index, Run, read_history
+from pipeline.errors import ArtifactError
+from pipeline.stages import layout
+from pipeline.stages.publish import publishing
+
+SPLIT = "test"
+
+
+def evaluate(evaluation: params.Evaluation) -> None:
+    index, run = Index.read(layout.INDEX, "shard"), Run.read(layout.RUN, "train")
+    history = read_history(layout.HISTORY)
+    _check_data(index, run)
+
+    from pipeline.registry import export
+
+    exported = export.load(layout.MODEL)
+    _check_classes(exported.classes, index.classes)
+
+    from pipeline.evaluation.gallery import surest_mistakes
+    from pipeline.evaluation.metrics import measure
+    from pipeline.evaluation.report import Evaluated, render
+    from pipeline.evaluation.samples import read_images, read_samples
+
+    samples = read_samples(layout.INDEX, index, SPLIT)
+    table = _predictions(exported, samples, evaluation)
+    metrics = measure(table, index.classes, split=SPLIT, index_digest=index.digest, weights_sha256=exported.sha256)
+    mistakes = surest_mistakes(
+        table, index.classes, evaluation.num_mistakes, lambda keys: read_images(layout.INDEX, index, SPLIT, keys)
+    )
+    page = render(Evaluated(table, samples, metrics, index, run, history, mistakes))
+    _publish(table, metrics, page, index.classes)
+    _summarise(metrics)
+
+
+def _check_data(index: Index, run: Run) -> None:
+    """Raises ArtifactError when there is nothing to test on, or the run saw other data."""
+    if not index.splits.get(SPLIT) or index.num_samples(SPLIT) == 0:
+        raise ArtifactError(
+            f"{layout.INDEX} has no {SPLIT} samples, so nothing can be measured; raise split.test_fraction in "
+            f"{layout.PARAMS} or give the source a {SPLIT} split, then run `dvc repro`."
+        )
+    if run.index_digest != index.digest:
+        raise ArtifactError(
+            f"{layout.RUN} was trained on the shards {run.index_digest[:12]}, {layout.INDEX} describes "
+            f"{index.digest[:12]}: figures would mix two data sets; run `convoy train` (or `dvc repro`), then evaluate."
+        )
+
+
+def _check_classes(of_model: list[str], of_index: list[str]) -> None:
+    """Raises ArtifactError unless the labels mean the same; order counts."""
+    if list(of_model) == list(of_index):
+        return
+    differs = next((i for i, (a, b) in enumerate(zip(of_model, of_index, strict=False)) if a != b), None)
+    at = "" if differs is None else f" (label {differs} is {of_model[differs]!r} there, {of_index[differs]!r} here)"
+    raise ArtifactError(
+        f"{layout.MODEL} was trained on {len(of_model)} classes that are not the {len(of_index)} of "
+        f"{layout.INDEX}{at}; run `convoy train` (or `dvc repro`), then evaluate."
+    )
+
+
+def _predictions(exported, samples, evaluation: params.Evaluation):
+    import os
+
+    import torch
+
+    from pipeline.evaluation.predict import join, predict
+    from pipeline.loading.batches import evaluation_batches
+
+    batches = evaluation_batches(
+        layout.INDEX,
+        SPLIT,
+        input_px=exported.input_px,
+        batch_size=evaluation.batch_size,
+        num_workers=len(os.sched_getaffinity(0)),
+    )
+    predictions = predict(
+        exported.model,
+        batches,
+        classes=exported.classes,
+        mean=exported.mean,
+        std=exported.std,
+        temperature=exported.temperature,
+        top_k=evaluation.top_k,
+        device="cuda" if torch.cuda.is_available() else "cpu",
+    )
+    return join(predictions, samples)
+
+
+def _publish(table, metrics, page: str, classes: list[str]) -> None:
+    import pyarrow.parquet as pq
+
+    from pipeline.evaluation.plots import write_confusion
+
+    with publishing(layout.REPORT) as [folder]:
+        folder.mkdir()
+        metrics.write(folder / layout.METRICS.name)
+        pq.write_table(table, folder / layout.PREDICTIONS.name, compression="zstd")
+        write_confusion(folder / layout.CONFUSION.name, table, classes)
+        (folder / layout.PAGE.name).write_text(page, encoding="utf-8")
+
+
+def _summarise(metrics) -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(
+        f"evaluate: top-1 {metrics.top1:.2%} (95 % interval {metrics.top1_low:.2%} to {metrics.top1_high:.2%}), "
+        f"macro F1 {metrics.macro_f1:.3f}, loss {metrics.loss:.3f} on {metrics.num_samples:,} test images"
+    )
+    console.print(f"report: {layout.PAGE}")

@@ -1,0 +1,70 @@
+"""The register stage: data/model becomes a version in MLflow's registry, the gate says whether it is the champion."""
+
+import os
+from pathlib import Path
+
+from pipeline import artifacts, params
+from pipeline.errors import ArtifactError
+from pipeline.stages import layout
+from pipeline.stages.publish import publishing
+
+
+def register(registry: params.Registry, tracking: params.Tracking) -> None:
+    """Leaves data/registration.json. The same weights again give the same version.
+
+    Raises ArtifactError when model, report, run and index are not of one piece, TrackingError for the store.
+    """
+    from rich.console import Console
+
+    from pipeline.registry import export
+    from pipeline.registry.register import check_name
+    from pipeline.registry.register import register as register_version
+    from pipeline.tracking import address, store
+
+    check_name(registry.model_name)
+    run = artifacts.Run.read(layout.RUN, made_by="train")
+    metrics = artifacts.Metrics.read(layout.METRICS, made_by="evaluate")
+    index = artifacts.Index.read(layout.INDEX, made_by="shard")
+    _check_one_piece(run, metrics, index, export.verify(layout.MODEL).weights_sha256)
+    # Without any word of the user's, the store of the training run: it may lie in cluster.storage.
+    wanted = tracking.uri or os.environ.get("MLFLOW_TRACKING_URI") or run.tracking_uri
+    uri = address.resolve(wanted, Path.cwd())
+    with publishing(layout.REGISTRATION) as (target,):
+        client = store.connect(uri)
+        with store.translating(uri):
+            registration = register_version(
+                client=client,
+                uri=uri,
+                experiment_id=store.find_or_create_experiment(client, uri, tracking.experiment),
+                folder=layout.MODEL,
+                model_name=registry.model_name,
+                min_top1=registry.min_top1,
+                run=run,
+                metrics=metrics,
+                run_files=[layout.REPORT, layout.INDEX, layout.PARAMS],
+            )
+        public = {"tracking_uri": address.strip_credentials(uri)}
+        registration.model_copy(update=public).write(target)
+    console = Console(soft_wrap=True)
+    console.print(
+        f"{registration.model_name} version {registration.version} is {registration.alias} "
+        f"(test top-1 {registration.top1:.4f}; champion: version {registration.champion_version or 'none'}).",
+        highlight=False,
+    )
+    console.print(" ".join(registration.reasons), highlight=False, markup=False)
+
+
+def _check_one_piece(
+    run: artifacts.Run, metrics: artifacts.Metrics, index: artifacts.Index, weights_sha256: str
+) -> None:
+    if metrics.weights_sha256 != weights_sha256:
+        raise ArtifactError(
+            f"{layout.METRICS} was measured on other weights ({metrics.weights_sha256[:12]}) than {layout.MODEL} holds "
+            f"({weights_sha256[:12]}); run `convoy evaluate` again (or `dvc repro`)."
+        )
+    for path, digest in ((layout.RUN, run.index_digest), (layout.METRICS, metrics.index_digest)):
+        if digest != index.digest:
+            raise ArtifactError(
+                f"{path} belongs to another data set (index {digest[:12]}) than {layout.INDEX} "
+                f"({index.digest[:12]}); run `dvc repro`."
+            )

@@ -1,0 +1,180 @@
+"""params.yaml and its models say the same, and each thing that can be wrong with it has a message with a way out."""
+
+import ast
+import inspect
+
+import pytest
+import yaml
+
+from pipeline import params
+from pipeline.errors import ParamsError
+
+SAY_ENOUGH = {
+    "batch_size", "epochs", "experiment", "horizontal_flip", "jpeg_quality", "keep_checkpoints",
+    "label_smoothing", "lr", "model_name", "name", "precision", "samples_per_shard", "seed", "vertical_flip",
+}  # fmt: skip
+"""Fields whose name and type leave no question open; every other field has a docstring."""
+
+
+@pytest.fixture
+def content(repository):
+    """params.yaml, with fixed values where a message names them: people change the file."""
+    content = yaml.safe_load((repository / "params.yaml").read_text(encoding="utf-8"))
+    content["loading"] |= {"global_batch_size": 64, "lanes": 1, "shuffle_window_samples": None}
+    content["split"] |= {"validation_fraction": 0.1, "test_fraction": 0.1}
+    content["cluster"]["num_workers"] = 1
+    return content
+
+
+@pytest.fixture
+def message(tmp_path):
+    """What ParamsError says of a file with this content."""
+
+    def say(content) -> str:
+        path = tmp_path / "params.yaml"
+        path.write_text(content if isinstance(content, str) else yaml.safe_dump(content), encoding="utf-8")
+        with pytest.raises(ParamsError) as caught:
+            params.read(path)
+        return str(caught.value).replace(str(path), "params.yaml")
+
+    return say
+
+
+def test_the_file_and_the_models_have_the_same_keys_in_the_same_order(content):
+    assert list(content) == list(params.Params.model_fields)
+    for name, section in params.Params.model_fields.items():
+        assert list(content[name]) == list(section.annotation.model_fields), name
+
+
+def test_a_value_read_is_the_value_written(repository):
+    path = repository / "params.yaml"
+    written = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert {name: section.model_dump(mode="json") for name, section in params.read(path).items()} == written
+
+
+def test_only_the_sections_asked_for_come_back(repository):
+    assert list(params.read(repository / "params.yaml", ["shards", "data"])) == ["shards", "data"]
+
+
+def test_sections_cannot_be_changed(repository):
+    data = params.read(repository / "params.yaml")["data"]
+    with pytest.raises(ValueError, match="frozen"):
+        data.source = "elsewhere"
+
+
+def test_every_field_has_a_docstring_or_a_name_that_says_enough():
+    without = set()
+    for section in ast.parse(inspect.getsource(params)).body:
+        if not isinstance(section, ast.ClassDef) or section.name in ("Section", "Params"):
+            continue
+        for field, following in zip(section.body, [*section.body[1:], None], strict=True):
+            if isinstance(field, ast.AnnAssign) and not (
+                isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
+            ):
+                without.add(field.target.id)
+    assert without == SAY_ENOUGH
+
+
+def test_what_is_left_out_of_the_fingerprint_are_fields(content):
+    for name, section in params.Params.model_fields.items():
+        assert section.annotation.not_in_fingerprint <= section.annotation.model_fields.keys(), name
+    loading = params.Loading(**content["loading"])
+    assert params.for_fingerprint(loading) == {
+        "loading": {"global_batch_size": 64, "lanes": 1, "shuffle_window_samples": None}
+    }
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(ParamsError, match=r"params.yaml does not exist; run in the repository's root"):
+        params.read(tmp_path / "params.yaml")
+
+
+def test_not_yaml(message, tmp_path):
+    assert message("data: [").startswith("params.yaml is not YAML: ")
+    (tmp_path / "params.yaml").write_bytes(b"data: \xff\xfe")
+    with pytest.raises(ParamsError, match="is not YAML: 'utf-8' codec can't decode"):
+        params.read(tmp_path / "params.yaml")
+
+
+@pytest.mark.parametrize(("text", "kind"), [("", "NoneType"), ("- data", "list"), ("demo", "str")])
+def test_not_sections(message, text, kind):
+    assert message(text).startswith("params.yaml must hold sections (data, demo, split, ")
+    assert message(text).endswith(f"), not {kind}.")
+
+
+def test_wrong_key(message, content):
+    content["shards"]["short_side"] = 256
+    assert message(content) == (
+        "params.yaml has 1 problem:\n  shards.short_side is not a key; the valid ones are "
+        "short_side_px, jpeg_quality, samples_per_shard, num_workers."
+    )
+
+
+def test_wrong_section(message, content):
+    content["shard"] = {}
+    assert "  shard is not a key; the valid ones are data, demo, split, " in message(content)
+
+
+def test_missing_key(message, content):
+    del content["demo"]["seed"]
+    assert message(content) == (
+        "params.yaml has 1 problem:\n  demo.seed is missing; this section has images_per_class, seed."
+    )
+
+
+def test_missing_section(message, content):
+    del content["audit"]
+    assert "  audit is missing; this section has data, demo, split, " in message(content)
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "said"),
+    [
+        ("training", "epochs", "ten", "training.epochs='ten': input should be a valid integer."),
+        ("training", "epochs", 2.0, "training.epochs=2.0: input should be a valid integer."),
+        ("training", "epochs", True, "training.epochs=True: input should be a valid integer."),
+        ("training", "epochs", 0, "training.epochs=0: input should be greater than or equal to 1."),
+        ("optimizer", "lr", "3e-3", "optimizer.lr='3e-3': input should be a valid number."),
+        ("optimizer", "name", "adam", "optimizer.name='adam': input should be 'adamw' or 'sgd'."),
+        ("augment", "horizontal_flip", "yes", "augment.horizontal_flip='yes': input should be a valid boolean."),
+        ("audit", "max_rejected_fraction", 1.5, "audit.max_rejected_fraction=1.5: input should be less than or equal"),
+        ("augment", "crop_scale", [0.1, 0.5, 1.0], "augment.crop_scale="),
+    ],
+)
+def test_wrong_value(message, content, section, key, value, said):
+    content[section][key] = value
+    assert f"  {said}" in message(content)
+
+
+def test_every_problem_is_named_at_once(message, content):
+    content["data"]["sorce"] = content["data"].pop("source")
+    content["training"]["epochs"] = None
+    said = message(content)
+    assert said.startswith("params.yaml has 3 problems:")
+    assert all(name in said for name in ("data.source is missing", "data.sorce is not a key", "training.epochs=None"))
+
+
+def test_a_batch_that_its_lanes_do_not_divide(message, content):
+    content["loading"]["lanes"] = 3
+    assert message(content) == (
+        "params.yaml has 1 problem:\n  loading.global_batch_size=64 is not divisible by loading.lanes=3; "
+        "use lanes: 1 or a divisor."
+    )
+
+
+@pytest.mark.parametrize(("num_ranks", "near"), [(3, "63 or 66"), (100, "100")])
+def test_a_batch_that_its_ranks_do_not_divide(message, content, num_ranks, near):
+    content["cluster"]["num_workers"] = num_ranks
+    assert message(content) == (
+        f"params.yaml has 1 problem:\n  loading.global_batch_size=64 is not divisible by the {num_ranks} ranks "
+        f"asked for in cluster.num_workers; use {near}."
+    )
+
+
+@pytest.mark.parametrize(("validation", "test"), [(0.5, 0.5), (0.9, 0.2)])
+def test_fractions_that_leave_nothing_to_train_on(message, content, validation, test):
+    content["split"] |= {"validation_fraction": validation, "test_fraction": test}
+    assert f"validation_fraction={validation} and split.test_fraction={test} leave nothing to train on" in message(
+        content
+    )
+    assert message(content).endswith("their sum must be under 1.")

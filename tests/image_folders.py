@@ -1,0 +1,59 @@
+"""Small folders of real JPEG files, and a way to shard them in one line."""
+
+import contextlib
+from pathlib import Path
+
+import numpy as np
+import simplejpeg
+
+from pipeline.sharding.build import Built, ShardForm, SplitRule, build_shard_set
+from pipeline.sharding.scan import image_root, scan_source
+from pipeline.sharding.tables import TableColumns
+
+SPLIT_RULE = SplitRule(0.2, 0.2, 0)
+FORM = ShardForm(None, 90, 8)
+BY_FOLDERS = TableColumns("image", "label", None, None, ())
+
+
+def jpeg(content: int, height: int = 16, width: int = 16) -> bytes:
+    """Equal bytes for equal arguments, others for others."""
+    image_HWC = np.random.default_rng(content).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return simplejpeg.encode_jpeg(image_HWC, quality=90)
+
+
+def fill(root: Path, contents: dict[str, bytes]) -> Path:
+    for name, data in contents.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(data)
+    return root
+
+
+def two_classes(root: Path, num_per_class: int = 30) -> Path:
+    names = [f"{label}/{number:03d}.jpg" for label in ("cat", "dog") for number in range(num_per_class)]
+    return fill(root, {name: jpeg(number) for number, name in enumerate(names)})
+
+
+@contextlib.contextmanager
+def silent(doing: str, total: int):
+    yield lambda count: None
+
+
+def build(
+    source: Path,
+    folder: Path,
+    *,
+    columns: TableColumns = BY_FOLDERS,
+    rule: SplitRule = SPLIT_RULE,
+    form: ShardForm = FORM,
+    num_workers: int = 1,
+    max_rejected_fraction: float = 0.5,
+) -> Built:
+    """The source sharded into `folder`."""
+    manifest, _ = scan_source(str(source), columns, lambda count: None)
+    folder.mkdir(parents=True, exist_ok=True)
+    root = image_root(str(source))
+    return build_shard_set(folder, manifest, root, rule, form, num_workers, max_rejected_fraction, silent)
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}

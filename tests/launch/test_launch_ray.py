@@ -1,0 +1,125 @@
+"""Real Ray, real processes. One cluster serves all tests; each launch joins it as a stage would join one by address."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import ClusterError, ModelError, PeerLostError, TrainingError
+from pipeline.launch import local
+from pipeline.launch import ray as launcher
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    """A head of two cores that ends with the module."""
+    os.environ.update(launcher._ENVIRONMENT)
+    import ray
+
+    context = ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False,
+                       object_store_memory=100 * 1024**2)  # fmt: skip
+    ray_address = context.address_info["gcs_address"]
+    node = ray._private.worker._global_node
+    ray._private.worker._global_node = None  # so that a launch's own shutdown leaves the head alone
+    ray.shutdown()
+    yield ray_address
+    node.kill_all_processes(check_alive=False, allow_graceful=True)
+
+
+def launch(body, address, folder, *, num_workers=2, max_failures=1):
+    said = []
+    launcher.launch(
+        body,
+        address=address,
+        num_workers=num_workers,
+        max_failures=max_failures,
+        folder=folder / "ray",
+        say=said.append,
+    )
+    return said
+
+
+# Bodies are closures over plain values: a worker cannot import a test's module.
+
+
+def test_every_rank_runs_once_in_its_own_process(address, tmp_path):
+    folder = str(tmp_path)
+
+    def body(rank, world_size, device):
+        Path(folder, f"rank-{rank}-of-{world_size}-on-{device}").write_text(str(os.getpid()))
+
+    assert launch(body, address, tmp_path) == []
+    names = sorted(path.name for path in tmp_path.glob("rank-*"))
+    assert names == ["rank-0-of-2-on-cpu", "rank-1-of-2-on-cpu"]
+    assert len({path.read_text() for path in tmp_path.glob("rank-*")} | {str(os.getpid())}) == 3
+
+
+def test_a_killed_rank_starts_the_world_again(address, tmp_path):
+    folder = str(tmp_path)
+
+    def body(rank, world_size, device):
+        with open(Path(folder, f"starts-{rank}"), "a") as file:
+            file.write("x")
+        if rank == 1 and Path(folder, "starts-1").read_text() == "x":
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    said = launch(body, address, tmp_path)
+    assert (tmp_path / "starts-1").read_text() == "xx"
+    assert len(said) == 1
+    assert "died" in said[0]
+    assert said[0].endswith("going on from the newest checkpoint, 1 restarts left")
+
+
+def test_a_rank_that_is_lost_too_often_ends_with_the_way_on(address, tmp_path):
+    def body(rank, world_size, device):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with pytest.raises(ClusterError, match=r"A rank was lost 2 times, .*run the same command to go on .*max_failures"):
+        launch(body, address, tmp_path, num_workers=1, max_failures=1)
+
+
+def test_a_bug_fails_once_with_its_traceback(address, tmp_path):
+    folder = str(tmp_path)
+
+    def body(rank, world_size, device):
+        with open(Path(folder, "starts"), "a") as file:
+            file.write("x")
+        raise KeyError("a bug of the user's")
+
+    with pytest.raises(TrainingError, match=r"(?s)a restart would meet the same.*KeyError.*a bug of the user's"):
+        launch(body, address, tmp_path, num_workers=1, max_failures=3)
+    assert (tmp_path / "starts").read_text() == "x"
+
+
+def test_what_the_user_can_mend_comes_back_as_it_was(address, tmp_path):
+    def body(rank, world_size, device):
+        raise ModelError("use another backbone")
+
+    with pytest.raises(ModelError, match="use another backbone"):
+        launch(body, address, tmp_path, num_workers=1)
+
+
+def test_more_ranks_than_cores_are_refused(address, tmp_path):
+    with pytest.raises(
+        ClusterError, match=r"cluster\.num_workers=3 ranks need a core each and the cluster has 2; use 2"
+    ):
+        launch(print, address, tmp_path, num_workers=3)
+
+
+@pytest.mark.parametrize("nowhere", ["127.0.0.1:1", "no-port", "ray://127.0.0.1:1"])
+def test_an_address_where_nothing_listens_is_said_at_once(tmp_path, nowhere):
+    with pytest.raises(ClusterError, match=rf"cluster\.address={nowhere} cannot be reached .*ray start --head"):
+        launch(print, nowhere, tmp_path, num_workers=1)
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_a_loss_among_the_failures_makes_the_whole_a_loss(order):
+    failures = {order[0]: RuntimeError("gloo"), order[1]: PeerLostError("Rank 1 lost another rank")}
+    assert launcher._explain(failures, "", RuntimeError()) == "Rank 1 lost another rank"
+
+
+def test_without_ray_the_body_runs_here():
+    calls = []
+    local.launch(lambda rank, world_size, device: calls.append((rank, world_size, os.getpid())))
+    assert calls == [(0, 1, os.getpid())]

@@ -1,0 +1,27 @@
+import os
+
+import pytest
+
+from pipeline.errors import ImageError
+from pipeline.sharding.reading import MAX_IMAGE_BYTES, read_image
+
+
+def test_a_path_of_the_manifest_leads_to_the_bytes(tmp_path):
+    (tmp_path / "a\udcff \\b.jpg").write_bytes(b"bytes")
+    assert read_image(tmp_path, "a\\xff \\\\b.jpg") == b"bytes"
+    (tmp_path / "plain.jpg").write_bytes(b"others")
+    assert read_image(tmp_path / "elsewhere", str(tmp_path / "plain.jpg")) == b"others", "absolute paths stay"
+
+
+def test_a_file_that_is_gone(tmp_path):
+    with pytest.raises(ImageError, match=r"The file cannot be read: No such file or directory") as caught:
+        read_image(tmp_path, "gone.jpg")
+    assert caught.value.reason == "unreadable_file"
+
+
+def test_a_file_that_is_too_large_is_not_read(tmp_path):
+    (tmp_path / "large.jpg").touch()
+    os.truncate(tmp_path / "large.jpg", MAX_IMAGE_BYTES + 1)
+    with pytest.raises(ImageError, match=rf"has {MAX_IMAGE_BYTES + 1} bytes, more than the") as caught:
+        read_image(tmp_path, "large.jpg")
+    assert caught.value.reason == "too_many_bytes"

@@ -1,0 +1,135 @@
+"""The register stage in a folder as the other stages leave it: what it writes, where, and what it refuses."""
+
+import json
+
+import pytest
+import timm
+import torch
+
+from pipeline import params
+from pipeline.artifacts import Index, Metrics, Registration, Run
+from pipeline.errors import ArtifactError, ParamsError, TrackingError
+from pipeline.registry import export
+from pipeline.stages import layout
+from pipeline.stages.register import register
+
+REGISTRY = params.Registry(model_name="convoy-demo", min_top1=0.9)
+TRACKING = params.Tracking(uri=None, experiment="convoy")
+DIGEST = "d" * 64
+
+
+def rewrite(model, path, **fields):
+    model.read(path, made_by="-").model_copy(update=fields).write(path)
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A folder with everything that register reads, and the working directory of the test."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    layout.REPORT.mkdir(parents=True)
+    layout.SHARDS.mkdir()
+    layout.PARAMS.write_text("registry: {}\n")
+    torch.manual_seed(0)
+    model = timm.create_model("test_resnet", num_classes=2)
+    sha256 = export.write(
+        layout.MODEL,
+        model,
+        backbone="test_resnet",
+        classes=["o", "x"],
+        input_px=32,
+        num_channels=3,
+        mean=[0.5] * 3,
+        std=[0.2] * 3,
+    )
+    Index(
+        classes=["o", "x"],
+        image_extension="jpg",
+        num_channels=3,
+        mean=[0.5] * 3,
+        std=[0.2] * 3,
+        metadata_columns=[],
+        splits={},
+        num_records=0,
+        num_rejects=0,
+        digest=DIGEST,
+    ).write(layout.INDEX)
+    Run(
+        fingerprint="f" * 16,
+        run_id=None,
+        tracking_uri=f"sqlite:///{tmp_path}/history/mlflow.db",
+        index_digest=DIGEST,
+        backbone="test_resnet",
+        num_parameters=1,
+        num_steps=40,
+        num_epochs=2,
+        world_size=1,
+        attempts=1,
+        train_seconds=1.0,
+        images_per_second=1.0,
+        validation={},
+    ).write(layout.RUN)
+    names = ("top1", "top1_low", "top1_high", "top5", "loss", "macro_precision", "macro_recall", "macro_f1", "ece")
+    Metrics(
+        split="test",
+        num_samples=100,
+        index_digest=DIGEST,
+        weights_sha256=sha256,
+        per_class={},
+        slices={},
+        **dict.fromkeys(names, 0.95),
+    ).write(layout.METRICS)
+    return tmp_path
+
+
+def test_the_stage_registers_in_the_store_of_the_training_run_and_once(project, capsys):
+    register(REGISTRY, TRACKING)
+    first = layout.REGISTRATION.read_bytes()
+    registration = Registration.read(layout.REGISTRATION, made_by="register")
+    assert (registration.version, registration.alias) == ("1", "champion")
+    assert registration.tracking_uri == f"sqlite:///{project}/history/mlflow.db"
+    assert registration.weights_sha256 == export.read_facts(layout.MODEL).weights_sha256
+    assert "convoy-demo version 1 is champion (test top-1 0.9500; champion: version 1)." in capsys.readouterr().out
+    assert not (project / "mlflow.db").exists()
+    assert not (project / "mlruns").exists()
+
+    register(REGISTRY, TRACKING)
+    again = json.loads(layout.REGISTRATION.read_bytes())
+    assert again | {"reasons": 0} == json.loads(first) | {"reasons": 0}
+
+
+def test_a_store_that_the_user_names_comes_first(project, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(TrackingError, match=r"http://127\.0\.0\.1:9 cannot be used") as caught:
+        register(REGISTRY, TRACKING)
+    assert "secret" not in str(caught.value)
+    assert not layout.REGISTRATION.exists()
+    with pytest.raises(TrackingError, match="is not a store that MLflow can open"):
+        register(REGISTRY, TRACKING.model_copy(update={"uri": "mlruns"}))
+
+
+@pytest.mark.parametrize("path", [layout.RUN, layout.METRICS, layout.INDEX, layout.MODEL / export.CONFIG])
+def test_what_is_missing_is_named_with_the_command_that_makes_it(project, path):
+    path.unlink()
+    with pytest.raises(ArtifactError, match=rf"{path} does not exist; run `convoy (train|evaluate|shard)` first"):
+        register(REGISTRY, TRACKING)
+
+
+def test_figures_of_other_weights_are_refused(project):
+    rewrite(Metrics, layout.METRICS, weights_sha256="0" * 64)
+    with pytest.raises(ArtifactError, match=r"metrics\.json was measured on other weights \(000000000000\) than"):
+        register(REGISTRY, TRACKING)
+
+
+@pytest.mark.parametrize(("model", "path"), [(Run, layout.RUN), (Metrics, layout.METRICS)])
+def test_another_data_set_is_refused(project, model, path):
+    rewrite(model, path, index_digest="0" * 64)
+    with pytest.raises(ArtifactError, match=rf"{path} belongs to another data set \(index 000000000000\) than"):
+        register(REGISTRY, TRACKING)
+
+
+def test_a_bad_name_is_refused_before_anything_is_opened(project):
+    with pytest.raises(ParamsError, match="cannot be a model's name"):
+        register(REGISTRY.model_copy(update={"model_name": "a/b"}), TRACKING)
+    assert not (project / "history").exists()

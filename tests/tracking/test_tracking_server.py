@@ -1,0 +1,145 @@
+"""A tracker and a real MLflow server that is down at the start, in the middle and at the end of training."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+import pytest
+
+from pipeline.tracking import store
+from pipeline.tracking.mlflow import open_run
+from pipeline.tracking.run import RUN_FILE, SPOOL_FILE, Dataset, RunRecord
+from pipeline.tracking.spool import Spool
+
+DATA = Dataset(name="demo", digest="d" * 64, class_counts={"o": 3, "x": 4})
+PATIENCE_SECONDS = 90.0
+
+
+def wait_until(condition, what):
+    """Polls what has no event to wait on: another process."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, f"{what} took over {PATIENCE_SECONDS} s"
+        time.sleep(0.05)
+
+
+class Server:
+    """`mlflow server` on a port of its own that can be killed and started again."""
+
+    def __init__(self, folder):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.uri = f"http://127.0.0.1:{self.port}"
+        self._folder = folder
+        self._process = None
+
+    def start(self):
+        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
+        command += ["--backend-store-uri", f"sqlite:///{self._folder}/mlflow.db", "--workers", "1"]
+        command += ["--artifacts-destination", str(self._folder / "artifacts")]
+        with open(self._folder / "server.log", "ab") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        wait_until(self._answers, "the start of the server")
+
+    def kill(self):
+        if self._process is not None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+
+    def _answers(self):
+        assert self._process.poll() is None, (self._folder / "server.log").read_text()
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.uri}/health", timeout=5) as answer:
+            return answer.status == 200
+        return False
+
+
+@pytest.fixture
+def server(tmp_path):
+    (tmp_path / "server").mkdir()
+    server = Server(tmp_path / "server")
+    yield server
+    server.kill()
+
+
+def open_for(server, folder, open_seconds):
+    return open_run(server.uri, "convoy", folder, "run", {"lr": 0.1}, {}, DATA, open_seconds)
+
+
+def train(folder, steps):
+    spool = Spool(folder / SPOOL_FILE)
+    for step in steps:
+        spool.append(step, {"train/loss": 1 / (step + 1), "lr": float("nan")})
+    spool.close()
+
+
+@pytest.mark.slow
+def test_a_server_that_comes_and_goes(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setattr("pipeline.tracking.mlflow.LONGEST_PAUSE_SECONDS", 1.0)
+    folder = tmp_path / "run"
+
+    # down at the start: training is not kept, and nothing has to be done when it comes
+    tracker = open_for(server, folder, open_seconds=1.0)
+    assert tracker.run_id is None
+    assert "cannot be used" in tracker.problem
+    train(folder, range(100))
+    tracker.pump(49)
+    server.start()
+    wait_until(lambda: tracker.run_id is not None, "the creation of the run")
+    client = store.connect(server.uri)
+
+    def steps(key="train/loss"):
+        return [metric.step for metric in client.get_metric_history(tracker.run_id, key)]
+
+    wait_until(lambda: len(steps()) == 50, "the first half")
+
+    # down in the middle: the call that sends returns at once
+    server.kill()
+    start = time.monotonic()
+    tracker.pump(99)
+    assert time.monotonic() - start < 0.1
+    wait_until(lambda: tracker.problem is not None, "the loss of the server")
+    server.start()
+    wait_until(lambda: len(steps()) == 100, "the second half")
+
+    # down at the end: said so, within the time given; the next start finishes the job
+    server.kill()
+    train(folder, range(100, 120))
+    tracker.pump(119)
+    start = time.monotonic()
+    assert not tracker.finish("FINISHED", drain_seconds=1.0)
+    assert time.monotonic() - start < 5.0
+    record = RunRecord.read(folder / RUN_FILE)
+    assert (record.status, record.committed_step, record.run_id) == ("FINISHED", 119, tracker.run_id)
+    server.start()
+    again = open_for(server, folder, open_seconds=30.0)
+    assert again.run_id == tracker.run_id
+    again.pump(119)
+    assert again.finish("FINISHED", drain_seconds=30.0)
+
+    assert steps() == list(range(120))
+    assert steps("lr") == list(range(120))
+    assert client.get_run(again.run_id).info.status == "FINISHED"
+    assert len(client.search_runs([client.get_experiment_by_name("convoy").experiment_id])) == 1
+
+
+def test_a_server_that_accepts_and_never_answers_keeps_nobody(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        start = time.monotonic()
+        uri = f"http://127.0.0.1:{deaf.getsockname()[1]}"
+        tracker = open_run(uri, "convoy", tmp_path, "run", {}, {}, DATA, open_seconds=0.5)
+        assert tracker.run_id is None
+        tracker.pump(10)
+        assert not tracker.finish("FINISHED", drain_seconds=0.5)
+        assert f"The MLflow store {uri} " in tracker.problem
+        assert time.monotonic() - start < 15.0  # the first import of mlflow among it
+    assert RunRecord.read(tmp_path / RUN_FILE).run_id is None
