@@ -94,6 +94,13 @@ class Augment(Section):
     color_jitter: Fraction
     """Brightness, contrast and saturation are each scaled by up to 1 ± this."""
 
+    @pydantic.field_validator("crop_scale", "crop_ratio")
+    @classmethod
+    def _check_range(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not 0.0 < value[0] <= value[1]:
+            raise ValueError(f"{list(value)} must be the least and the most, both over 0, in this order")
+        return value
+
 
 class Model(Section):
     backbone: str
@@ -265,5 +272,5 @@ def _explain(error: dict) -> str:
     if error["type"] == "missing":
         return f"{where} is missing; this section has {valid}."
     if error["type"] == "value_error":
-        return f"{error['ctx']['error']}."
+        return f"{where + ': ' if where else ''}{error['ctx']['error']}."
     return f"{where}={error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}."

@@ -40,7 +40,10 @@ def publishing(*targets: Path) -> Iterator[list[Path]]:
                     _sync(private)
                     _replace(private, target)
     except OSError as exc:
-        raise explain(exc, folder) from exc
+        explained = explain(exc, folder)
+        if explained is None:
+            raise
+        raise explained from exc
 
 
 @contextmanager
@@ -67,8 +70,8 @@ def lock(path: Path) -> Iterator[None]:
         file.close()
 
 
-def explain(exc: OSError, folder: Path) -> OSError | StorageError:
-    """The user's version of a failed write under `folder`; other errors come back as they are."""
+def explain(exc: OSError, folder: Path) -> StorageError | None:
+    """The user's version of a failed write under `folder`; None for any other error."""
     if exc.errno in (errno.ENOSPC, errno.EDQUOT):
         free_mb = shutil.disk_usage(folder).free / 1e6
         return StorageError(
@@ -76,8 +79,10 @@ def explain(exc: OSError, folder: Path) -> OSError | StorageError:
             "Free some space and run the same command again."
         )
     if exc.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-        return StorageError(f"{exc.filename or folder} cannot be written ({exc.strerror}); make it writable and rerun.")
-    return exc
+        path = Path(exc.filename or folder).absolute()
+        if path.is_relative_to(folder.absolute()):
+            return StorageError(f"{path} cannot be written ({exc.strerror}); make it writable and run this again.")
+    return None
 
 
 def _replace(private: Path, target: Path) -> None:

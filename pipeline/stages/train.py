@@ -66,6 +66,7 @@ def train(
         + (f", validation top-1 {top1:.4f}" if top1 is not None else "")
         + f" -> {layout.MODEL}",
         highlight=False,
+        soft_wrap=True,
     )
 
 
@@ -146,6 +147,7 @@ def _finish(tracker: "Tracker", status: str, run: "RunFolder", console: "Console
             f"{state}: {tracker.problem} The metrics wait in {run.path}; run `convoy train` again to send them.",
             markup=False,
             highlight=False,
+            soft_wrap=True,
         )
 
 

@@ -65,7 +65,7 @@ class Watch:
 
     def say(self, text: str) -> None:
         """A line of its own, above the live one."""
-        self._console.print(text, markup=False, highlight=False)
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def _follow(self) -> None:
         while True:
@@ -93,10 +93,10 @@ class Watch:
             return  # told before a restart
         self._shown_step = line.step
         text = (
-            f"epoch {line.epoch}/{self._num_epochs} step {line.step}/{self._num_steps} "
-            f"loss {self._figures['train/loss']:.4f} {self._figures['train/images_per_second']:,.0f} img/s"
+            f"epoch {line.epoch}/{self._num_epochs} step {line.step}/{self._num_steps} | "
+            f"loss {self._figures['train/loss']:.4f} | {self._figures['train/images_per_second']:,.0f} img/s"
         )
         if ended_epoch:
-            text += f" validation top-1 {line.metrics['val/top1']:.4f} loss {line.metrics['val/loss']:.4f}"
+            text += f" | validation top-1 {line.metrics['val/top1']:.4f} loss {line.metrics['val/loss']:.4f}"
             self.say(text)
         self._progress.update(self._bar, completed=line.step, description=text)

@@ -178,3 +178,11 @@ def test_fractions_that_leave_nothing_to_train_on(message, content, validation, 
         content
     )
     assert message(content).endswith("their sum must be under 1.")
+
+
+@pytest.mark.parametrize("name", ["crop_scale", "crop_ratio"])
+@pytest.mark.parametrize("value", [[1.0, 0.2], [0.0, 1.0]])
+def test_a_range_the_wrong_way_round(content, message, name, value):
+    content["augment"][name] = value
+    said = message(content)
+    assert f"augment.{name}: {value} must be the least and the most, both over 0, in this order." in said

@@ -244,14 +244,15 @@ def test_a_read_only_folder_is_named(read_only_folder):
     assert code == 1
     assert message == (
         f"StorageError: {read_only_folder}/.target.lock cannot be written (Permission denied); "
-        "make it writable and rerun."
+        "make it writable and run this again."
     )
 
 
 @pytest.mark.parametrize("number", [errno.EROFS, errno.EPERM, errno.EACCES])
 def test_what_may_not_be_written_is_named(tmp_path, number):
-    error = publish.explain(OSError(number, os.strerror(number), "model/a"), tmp_path)
-    assert str(error) == f"model/a cannot be written ({os.strerror(number)}); make it writable and rerun."
+    target = tmp_path / "model/a"
+    error = publish.explain(OSError(number, os.strerror(number), str(target)), tmp_path)
+    assert str(error) == f"{target} cannot be written ({os.strerror(number)}); make it writable and run this again."
     unnamed = publish.explain(OSError(number, os.strerror(number)), tmp_path)
     assert str(unnamed).startswith(f"{tmp_path} cannot be written")
 
@@ -265,4 +266,8 @@ def test_a_full_disk_or_quota_is_a_storage_error(tmp_path, number):
 
 def test_any_other_failure_is_not_explained_away(tmp_path):
     error = FileNotFoundError(errno.ENOENT, "gone", "x")
-    assert publish.explain(error, tmp_path) is error
+    assert publish.explain(error, tmp_path) is None
+    source = PermissionError(errno.EACCES, "Permission denied", "/elsewhere/photo.jpg")  # read, not written
+    assert publish.explain(source, tmp_path) is None
+    with pytest.raises(PermissionError, match="photo"), publish.publishing(tmp_path / "target"):
+        raise source
