@@ -8,6 +8,8 @@ SHELL := /bin/bash
 python := .venv/bin/python
 # dvc.yaml says `python`: inside every target that is the environment's.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
+# Certificates of a company's own proxy are known to the system, not to uv.
+export UV_SYSTEM_CERTS := true
 
 .PHONY: help
 help:  ## lists these targets
@@ -57,7 +59,8 @@ lock: .venv/bin/uv  ## brings requirements.lock up to pyproject.toml, moving not
 	$(python) -m pip install --quiet --require-hashes --no-deps --requirement .venv/uv.lock
 	@touch $@
 
+# Compiled once here, or every stage's first imports would take it upon themselves: torch, timm and ray are 20,000 files.
 .venv/.installed: requirements.lock pyproject.toml .venv/bin/uv
-	.venv/bin/uv pip sync --python $(python) --require-hashes requirements.lock
+	.venv/bin/uv pip sync --compile-bytecode --python $(python) --require-hashes requirements.lock
 	.venv/bin/uv pip install --python $(python) --no-deps --no-build-isolation --editable .
 	@touch $@

@@ -41,3 +41,13 @@ def finished_project(tmp_path_factory) -> Path:
     done = subprocess.run([sys.executable, "-m", "pipeline", "repro"], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _same_environment():
+    """What a test, or a library in it, leaves in the environment is gone before the next: mlflow.set_tracking_uri
+    writes there, and stages read there."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)

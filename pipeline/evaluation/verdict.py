@@ -14,6 +14,8 @@ FEW_IMAGES = 200
 FEW_IMAGES_OF_A_CLASS = 10
 NOTABLE_OVERCONFIDENCE = 0.05
 NOTABLE_LOSS_RISE = 1.1
+NOTABLE_LOSS_RISE_NATS = 0.02
+"""A smaller rise is noise, however small the loss is."""
 
 
 def percent(value: float) -> str:
@@ -168,9 +170,11 @@ def _confidence(bins: Reliability) -> str | None:
 def _overfitting(history: dict) -> str | None:
     losses = [(loss, epoch) for loss, epoch in zip(history["validation_loss"], history["epoch"], strict=True)]
     losses = [(loss, epoch) for loss, epoch in losses if math.isfinite(loss)]
-    if not losses or losses[-1][0] < NOTABLE_LOSS_RISE * min(losses)[0]:
+    if not losses:
         return None
     best, epoch = min(losses)
+    if losses[-1][0] - best < max((NOTABLE_LOSS_RISE - 1.0) * best, NOTABLE_LOSS_RISE_NATS):
+        return None
     return (
         f"Validation loss was lowest in epoch {epoch:.0f} ({best:.3f}) and rose to {losses[-1][0]:.3f}: the model "
         "overfits; fewer epochs, more augmentation or more data would help."
