@@ -33,9 +33,8 @@ TESTED_BY = {
     ".venv/bin/mlflow ui --backend-store-uri sqlite:///mlflow.db": UI,
     "mlflow ui --backend-store-uri sqlite:///mlflow.db": UI,
     "mlflow models serve --model-uri models:/convoy-demo@champion --env-manager local --port 5001": SERVE,
+    "infra/ray/head.sh": RAY_JOB,
     "export RAY_AUTH_MODE=token": RAY_JOB,
-    "ray get-auth-token --generate": RAY_JOB,
-    "ray start --head": RAY_JOB,
     "ray job submit --working-dir . -- python -m pipeline repro": RAY_JOB,
 }
 """Command, and the test that runs it."""
@@ -45,7 +44,7 @@ FILE_ENDINGS = {"safetensors", "json"}
 
 
 def pages(repository):
-    return [repository / "README.md", *sorted((repository / "docs").glob("*.md")), repository / "data" / "README.md"]
+    return [repository / "README.md", *sorted((repository / "docs").glob("*.md")), *repository.glob("*/README.md")]
 
 
 def blocks(text: str, language: str) -> list[str]:

@@ -9,11 +9,11 @@ import tempfile
 from pathlib import Path
 
 import projects
+import psutil
 import pytest
 
+START = "infra/ray/head.sh"
 EXPORT = "export RAY_AUTH_MODE=token"
-MAKE_TOKEN = "ray get-auth-token --generate"
-START = "ray start --head"
 SUBMIT = "ray job submit --working-dir . -- python -m pipeline repro"
 
 
@@ -27,11 +27,8 @@ def free_ports(num_ports: int) -> list[int]:
 
 @pytest.fixture
 def environment(tmp_path):
-    """A person's shell after the first two lines: a home with a token of its own, and ports that nobody uses."""
-    name, value = EXPORT.removeprefix("export ").split("=")
-    environment = os.environ | {name: value, "HOME": str(tmp_path)}
-    subprocess.run(MAKE_TOKEN.split(), env=environment, check=True, capture_output=True)
-    return environment
+    """A person's shell, with a home of its own."""
+    return os.environ | {"HOME": str(tmp_path)}
 
 
 @pytest.fixture
@@ -42,7 +39,12 @@ def head(environment):
     options = f" --block --port {port} --dashboard-port {dashboard} --ray-client-server-port {client}"
     options += f" --dashboard-agent-listen-port {agent} --temp-dir {folder} --object-store-memory 100000000"
     process = subprocess.Popen(
-        (START + options).split(), env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        (START + options).split(),
+        cwd=projects.REPOSITORY,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
     said = []
     for line in process.stdout:
@@ -51,7 +53,8 @@ def head(environment):
             break
     assert process.poll() is None, "".join(said)
     yield f"http://127.0.0.1:{dashboard}", folder
-    process.terminate()
+    for each in [process, *psutil.Process(process.pid).children(recursive=True)]:
+        each.kill()  # asked kindly, `ray start --block` takes half a minute
     process.communicate()
     shutil.rmtree(folder)
 
@@ -71,6 +74,11 @@ def sent_project(tmp_path, repository):
 def test_the_whole_pipeline_runs_as_a_ray_job(environment, head, sent_project, tmp_path):
     address, ray_folder = head
     environment = environment | {"RAY_API_SERVER_ADDRESS": address}
+    without_token = subprocess.run(SUBMIT.split(), cwd=sent_project, env=environment, capture_output=True, text=True)
+    assert without_token.returncode == 1
+    assert "token authentication is enabled" in without_token.stderr
+
+    environment |= [EXPORT.removeprefix("export ").split("=")]
     done = subprocess.run(SUBMIT.split(), cwd=sent_project, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
