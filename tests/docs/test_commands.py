@@ -44,7 +44,11 @@ FILE_ENDINGS = {"safetensors", "json"}
 
 
 def pages(repository):
-    return [repository / "README.md", *sorted((repository / "docs").glob("*.md")), *repository.glob("*/README.md")]
+    return [
+        repository / "README.md",
+        *sorted((repository / "docs").glob("*.md")),
+        *(repository / name / "README.md" for name in ("data", "infra")),
+    ]
 
 
 def blocks(text: str, language: str) -> list[str]:
