@@ -72,6 +72,16 @@ def verify() -> None:
 
 
 @app.command()
+def ledger(
+    run: Annotated[
+        str | None, typer.Argument(help="A run's folder or fingerprint; without it, the last one's.")
+    ] = None,
+) -> None:
+    """Check what a run was trained on against its plan, step by step."""
+    _call("ledger", run=run)
+
+
+@app.command()
 def predict(
     images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,

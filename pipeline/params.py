@@ -169,6 +169,8 @@ class Cluster(Section):
     """Ranks; 0 trains in the stage's own process without Ray."""
     max_failures: Annotated[int, Field(ge=0)]
     """Restarts after a lost worker or node before the stage gives up."""
+    hang_seconds: Annotated[float, Field(gt=0.0)]
+    """A rank that says nothing for so long is taken for lost. More than the slowest checkpoint takes."""
     storage: str | None
     """Folder that every node sees: runs and, in a Ray job, the stages' outputs go there; null for the repository."""
 

@@ -4,10 +4,13 @@ Restarts are decided here and not by Ray Train, which retries a user's bug as pa
 goes on from is the body's own business.
 """
 
+import concurrent.futures
 import contextlib
 import logging
+import math
 import os
 import socket
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -26,7 +29,6 @@ _OBJECT_STORE_BYTES = 100 * 1024**2
 """Nothing of ours travels through the object store; the default takes a third of the memory."""
 
 _KNOCK_SECONDS = 5.0
-_RENDEZVOUS_TIMEOUT_SECONDS = 600
 
 
 def launch(
@@ -35,12 +37,14 @@ def launch(
     address: str | None,
     num_workers: int,
     max_failures: int,
+    hang_seconds: float,
     folder: Path,
     say: Callable[[str], None],
 ) -> None:
     """Runs `num_workers` ranks to their end; `folder` takes Ray Train's own files.
 
-    A rank that was lost costs one of `max_failures` and starts the world again. Raises the rank's own ConvoyError,
+    A rank that was lost, or that said nothing for `hang_seconds`, costs one of `max_failures` and starts the world
+    again. Raises the rank's own ConvoyError,
     TrainingError with the traceback of any other exception, and ClusterError when ranks cannot be placed or are
     lost too often.
     """
@@ -53,6 +57,7 @@ def launch(
                 num_workers,
                 cpus=_cpus_per_worker(resources, num_workers),
                 use_gpu=resources.get("GPU", 0.0) >= num_workers,
+                hang_seconds=hang_seconds,
                 folder=folder,
             )
         if lost is None:
@@ -126,20 +131,21 @@ def _cpus_per_worker(resources: Mapping[str, float], num_workers: int) -> int:
     return cpus // num_workers
 
 
-def _run_once(body: Body, num_workers: int, cpus: int, use_gpu: bool, folder: Path) -> str | None:
+def _run_once(body: Body, num_workers: int, cpus: int, use_gpu: bool, hang_seconds: float, folder: Path) -> str | None:
     """None when all ranks finished; what was lost when the world may be started again."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.train.v2.api.exceptions import WorkerGroupError
 
     folder.mkdir(parents=True, exist_ok=True)
+    os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(hang_seconds)
     trainer = TorchTrainer(
         _worker,
         train_loop_config={"body": body, "num_threads": cpus},
         scaling_config=ScalingConfig(
             num_workers=num_workers, use_gpu=use_gpu, resources_per_worker={"CPU": cpus, "GPU": int(use_gpu)}
         ),
-        torch_config=TorchConfig(timeout_s=_RENDEZVOUS_TIMEOUT_SECONDS),
+        torch_config=TorchConfig(timeout_s=math.ceil(hang_seconds)),
         run_config=RunConfig(
             # A name of its own for each start: Ray Train would resume whatever lies under an old one.
             name=f"start-{len(list(folder.iterdir())) + 1:04d}",
@@ -148,12 +154,29 @@ def _run_once(body: Body, num_workers: int, cpus: int, use_gpu: bool, folder: Pa
         ),
     )
     try:
-        trainer.fit()
+        _in_a_thread(trainer.fit)
     except WorkerGroupError as exc:
-        return _explain(exc.worker_failures, str(exc), exc)
+        return _explain(exc.worker_failures, str(exc), exc, hang_seconds)
     except TrainingFailedError as exc:
         return f"Ray Train stopped ({_first_lines(exc)})"
     return None
+
+
+def _in_a_thread(call: Callable[[], object]) -> None:
+    """Waits for a call in a thread of its own: in the main one, Ray Train takes Ctrl-C for itself and the run for
+    aborted, where the caller may want a checkpoint first. The thread is no obstacle to the process's end."""
+    outcome: concurrent.futures.Future[None] = concurrent.futures.Future()
+
+    def run() -> None:
+        try:
+            call()
+        except BaseException as exc:
+            outcome.set_exception(exc)
+        else:
+            outcome.set_result(None)
+
+    threading.Thread(target=run, name="ray-train", daemon=True).start()
+    outcome.result()
 
 
 def _worker(config: dict) -> None:
@@ -168,23 +191,27 @@ def _worker(config: dict) -> None:
     config["body"](context.get_world_rank(), context.get_world_size(), str(device))
 
 
-def _explain(failures: Mapping[int, BaseException], traceback: str, cause: BaseException) -> str:
+def _explain(failures: Mapping[int, BaseException], traceback: str, cause: BaseException, hang_seconds: float) -> str:
     """What was lost, when a restart may help. Raises what a restart would meet again.
 
-    When a rank dies, the others fail with it; so one loss among the failures makes the whole of them a loss.
+    When a rank dies or fails, the others lose their peer; so a loss counts before a failure, and a failure before
+    the PeerLostErrors that came of it.
     """
     import ray.exceptions
+    from ray.train.v2._internal.exceptions import WorkerHealthCheckTimeoutError
 
-    for rank, failure in sorted(failures.items()):
+    failures = {rank: getattr(failure, "health_check_failure", failure) for rank, failure in sorted(failures.items())}
+    for rank, failure in failures.items():
+        if isinstance(failure, WorkerHealthCheckTimeoutError):
+            return f"rank {rank} said nothing for {hang_seconds:.0f} s"
         if isinstance(failure, ray.exceptions.RayError):
             return f"rank {rank} was lost ({_first_lines(failure)})"
-    for _, failure in sorted(failures.items()):
-        if isinstance(failure, PeerLostError):
-            return str(failure)
-    for _, failure in sorted(failures.items()):
-        if isinstance(failure, ConvoyError):
-            raise failure
-    raise TrainingError(f"The training code failed; a restart would meet the same. {traceback}") from cause
+    if any(not isinstance(failure, PeerLostError) for failure in failures.values()):
+        for failure in failures.values():
+            if isinstance(failure, ConvoyError) and not isinstance(failure, PeerLostError):
+                raise failure
+        raise TrainingError(f"The training code failed; a restart would meet the same. {traceback}") from cause
+    return str(failures[min(failures)])
 
 
 def _first_lines(failure: BaseException) -> str:

@@ -1,7 +1,6 @@
 """train: data/shards -> data/model, data/run.json, data/history.csv. The same inputs again resume, or are done."""
 
 import csv
-import subprocess
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +9,9 @@ from pipeline import params
 from pipeline.artifacts import HISTORY_COLUMNS, Index, Run, file_sha256
 from pipeline.errors import ClusterError
 from pipeline.stages import layout
+from pipeline.stages.interrupt import stopping_gently
 from pipeline.stages.publish import lock, publishing
+from pipeline.stages.tracked import committed, finish, open_tracker
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
     from pipeline.tracking.mlflow import Tracker
     from pipeline.training.folder import Result, RunFolder
     from pipeline.training.task import Task
-
-DRAIN_SECONDS = 60.0
-"""How long a finished run waits for a slow MLflow server before it says `trained, not yet published`."""
 
 
 def train(
@@ -52,10 +50,11 @@ def train(
         task = Task(run, layout.INDEX.absolute(), name, loading, augment, model, optimizer, schedule, training)
         console = Console()
         with lock(run.path / ".lock"):
+            _write_plan(task, index)
             if not _is_done(run):
-                _run_to_the_end(task, index, cluster, _open_tracker(task, index, tracking, root), console)
+                _run_to_the_end(task, index, cluster, open_tracker(task, index, tracking, root), console)
             elif not is_published(run.path):
-                _finish(_open_tracker(task, index, tracking, root), "FINISHED", run, console)
+                finish(open_tracker(task, index, tracking, root), "FINISHED", run, console)
             result = _read_result(run)
             _export(task, index, model_folder)
             _describe(task, index, result, tracking, root).write(run_path)
@@ -111,14 +110,14 @@ def _run_to_the_end(
         task.run.notices,
         num_steps=task.training.epochs * steps_per_epoch,
         num_epochs=task.training.epochs,
-        committed=lambda: next(iter(_committed(task.run)), 0),
+        committed=lambda: next(iter(committed(task.run)), 0),
         on_committed=tracker.pump,
         console=console,
     )
     body = partial(train_one_rank, task)
     status = "KILLED"
     try:
-        with watch:
+        with watch, stopping_gently(task.run.stop, watch.say) as end_if_asked:
             if cluster.num_workers == 0:
                 local.launch(body)
             else:
@@ -127,67 +126,24 @@ def _run_to_the_end(
                     address=cluster.address,
                     num_workers=cluster.num_workers,
                     max_failures=cluster.max_failures,
+                    hang_seconds=cluster.hang_seconds,
                     folder=task.run.path / "ray",
                     say=watch.say,
                 )
+            if not task.run.result.exists():
+                end_if_asked()
         status = "FINISHED"
     except Exception:
         status = "FAILED"
         raise
     finally:
-        _finish(tracker, status, task.run, console)
+        finish(tracker, status, task.run, console)
 
 
-def _finish(tracker: "Tracker", status: str, run: "RunFolder", console: "Console") -> None:
-    """Tells MLflow how the run ended, and the person when MLflow could not be told."""
-    tracker.pump(next(iter(_committed(run)), 0))
-    if not tracker.finish(status, DRAIN_SECONDS):
-        state = "trained, not yet published" if status == "FINISHED" else f"{status.lower()}, not yet published"
-        console.print(
-            f"{state}: {tracker.problem} The metrics wait in {run.path}; run `convoy train` again to send them.",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
-        )
-
-
-def _committed(run: "RunFolder") -> list[int]:
-    from pipeline.training import checkpoint
-
-    return checkpoint.positions(run.checkpoints)
-
-
-def _open_tracker(task: "Task", index: Index, tracking: params.Tracking, root: Path) -> "Tracker":
-    from pipeline.tracking import address, mlflow
-    from pipeline.tracking.run import Dataset
-
-    sections = {
-        name: getattr(task, name) for name in ("loading", "augment", "model", "optimizer", "schedule", "training")
-    }
-    flat = {f"{name}.{key}": value for name, section in sections.items() for key, value in section.model_dump().items()}
-    return mlflow.open_run(
-        address.resolve(tracking.uri, root),
-        tracking.experiment,
-        task.run.path,
-        name=task.fingerprint,
-        params=flat,
-        tags={"fingerprint": task.fingerprint, "index_digest": index.digest, **_git_tags()},
-        dataset=Dataset(
-            name="train",
-            digest=index.digest,
-            class_counts=dict(zip(index.classes, index.class_counts("train"), strict=True)),
-        ),
-    )
-
-
-def _git_tags() -> dict[str, str]:
-    """The commit, and whether the tree differs from it; nothing where there is no git."""
-    try:
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
-        status = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True, check=True)
-    except (FileNotFoundError, subprocess.CalledProcessError):
-        return {}
-    return {"mlflow.source.git.commit": commit.stdout.strip(), "git_dirty": str(bool(status.stdout.strip())).lower()}
+def _write_plan(task: "Task", index: Index) -> None:
+    partial = task.run.plan.with_name(".plan.partial")
+    task.plan(index.digest).write(partial)
+    partial.replace(task.run.plan)
 
 
 def _is_done(run: "RunFolder") -> bool:

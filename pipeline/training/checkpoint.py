@@ -70,6 +70,12 @@ def restore(folder: Path, say: Callable[[str], None]) -> dict[str, Any] | None:
     return None
 
 
+def newest_whole(folder: Path) -> int | None:
+    """The position that `restore` would go on from; None where there is none."""
+    whole = (each for each in positions(folder) if _problem(folder / f"{_PREFIX}{each:09d}", each) is None)
+    return next(whole, None)
+
+
 def load(folder: Path, position: int) -> dict[str, Any]:
     """The state of a checkpoint that was verified."""
     return torch.load(folder / f"{_PREFIX}{position:09d}" / "state.pt", map_location="cpu", weights_only=True)

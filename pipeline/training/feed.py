@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 
 from pipeline.loading import batches
 from pipeline.loading.augment import Augmentation
-from pipeline.loading.order import order
 from pipeline.loading.read import SplitReader
 from pipeline.training.record import Record
 from pipeline.training.task import Place, Task
@@ -29,26 +28,17 @@ class TrainingFeed:
         self._steps_per_epoch, self._position = steps_per_epoch, position
 
     def __iter__(self) -> Iterator[batches.Batch]:
-        loading = self._task.loading
         epoch, first_step = divmod(self._position(), self._steps_per_epoch)
-        steps = order(
-            self._reader.shard_sizes,
-            seed=self._task.training.seed,
-            epoch=epoch,
-            digest=self._reader.index.digest,
-            global_batch_size=loading.global_batch_size,
-            lanes=loading.lanes,
-            window=loading.shuffle_window_samples,
-        )
+        plan = self._task.plan(self._reader.index.digest)
         made = batches.training_batches(
             self._reader,
-            steps,
+            plan.epoch(epoch, self._reader.shard_sizes),
             Augmentation(**self._task.augment.model_dump()),
             input_px=self._task.model.input_px,
             rank=self._place.rank,
             world_size=self._place.world_size,
             first_step=first_step,
-            num_workers=loading.workers_per_rank,
+            num_workers=self._task.loading.workers_per_rank,
         )
         return self._timed(made)
 

@@ -4,7 +4,7 @@ import contextlib
 import logging
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +25,33 @@ from pipeline.training.folder import Result
 from pipeline.training.ledger import Ledger, next_attempt
 from pipeline.training.module import Classifier
 from pipeline.training.record import Record, Sink
+from pipeline.training.stopping import StopRequestedError, StopSign
 from pipeline.training.task import Place, Task
+from pipeline.training.writer import sole_writer
 
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 """params.yaml's words in Lightning's."""
+
+_LOST_PEER_WORDS = (
+    "Connection closed by peer", "Connection reset by peer", "Socket closed", "Broken pipe", "NCCL error",
+    "Timed out waiting", "Application timeout",
+)  # fmt: skip
 
 
 def train_rank(task: Task, place: Place, open_sink: Callable[[Path, int], Sink]) -> None:
     """Trains this rank's part until the run is done; rank 0 then leaves weights.safetensors and result.json.
 
-    `open_sink` opens rank 0's spool, cut back to a position. Raises PeerLostError when another rank went away in the
-    middle of a step, and ConvoyError for what the user can mend.
+    `open_sink` opens rank 0's spool, cut back to a position. Returns early, without a result, when it was asked to
+    stop. Raises PeerLostError when another rank went away in the middle of a step, and ConvoyError for what the user
+    can mend.
     """
     _silence_lightning()
+    writer = sole_writer(task.run.writer) if place.rank == 0 else contextlib.nullcontext()
+    with writer, contextlib.suppress(StopRequestedError), _translating_lost_peers(place):
+        _train(task, place, open_sink)
+
+
+def _train(task: Task, place: Place, open_sink: Callable[[Path, int], Sink]) -> None:
     with contextlib.closing(SplitReader(task.index_path, "train")) as reader:
         batch, lanes = task.loading.global_batch_size, task.loading.lanes
         steps_per_epoch = num_steps_per_epoch(reader.num_samples, batch, lanes)
@@ -46,8 +60,12 @@ def train_rank(task: Task, place: Place, open_sink: Callable[[Path, int], Sink])
         sink = open_sink(task.run.spool, position) if place.rank == 0 else None
         record = Record(sink, global_batch_size=batch, steps_per_epoch=steps_per_epoch)
         with_keys = task.training.ledger == "full"
-        with contextlib.closing(Ledger(task.run.ledger, attempt, place.rank, with_keys)) as ledger:
-            classifier = _build_classifier(task, place, reader, record, ledger, steps_per_epoch, fresh=state is None)
+        with (
+            contextlib.closing(Ledger(task.run.ledger, attempt, place.rank, with_keys)) as ledger,
+            contextlib.closing(StopSign(task.run.stop, place.rank, place.world_size)) as sign,
+        ):
+            fresh = state is None
+            classifier = _build_classifier(task, place, reader, record, ledger, sign, steps_per_epoch, fresh)
             if state:
                 classifier.restore(state)
             _fit(classifier, reader, record, steps_per_epoch, task, place)
@@ -59,13 +77,15 @@ def _agree_on_start(task: Task, place: Place) -> tuple[int, dict[str, Any] | Non
     """The attempt's number and the checkpoint to go on from: rank 0 decides, the others follow."""
     state = None
     decision: list[int | None] = [None, None]
-    if place.rank == 0:
+    if place.rank == 0 and not task.run.stop.exists():
         task.run.checkpoints.mkdir(parents=True, exist_ok=True)
         state = checkpoint.restore(task.run.checkpoints, say=lambda text: _say(task, text))
         decision = [next_attempt(task.run.ledger), state["position"] if state else None]
     if place.world_size > 1:
         torch.distributed.broadcast_object_list(decision, src=0)
     attempt, position = decision
+    if attempt is None:
+        raise StopRequestedError
     if place.rank > 0 and position is not None:
         state = checkpoint.load(task.run.checkpoints, position)
     if state and state["fingerprint"] != task.fingerprint:
@@ -77,7 +97,14 @@ def _agree_on_start(task: Task, place: Place) -> tuple[int, dict[str, Any] | Non
 
 
 def _build_classifier(
-    task: Task, place: Place, reader: SplitReader, record: Record, ledger: Ledger, steps_per_epoch: int, fresh: bool
+    task: Task,
+    place: Place,
+    reader: SplitReader,
+    record: Record,
+    ledger: Ledger,
+    sign: StopSign,
+    steps_per_epoch: int,
+    fresh: bool,
 ) -> Classifier:
     num_steps = task.training.epochs * steps_per_epoch
     torch.manual_seed(task.training.seed)
@@ -101,17 +128,18 @@ def _build_classifier(
         rank=place.rank,
         ledger=ledger,
         record=record,
-        save=_saver(task) if place.rank == 0 else lambda state, at_epoch_end: None,
+        is_stop_asked=sign.is_up,
+        save=_saver(task) if place.rank == 0 else lambda state, must: None,
     )
 
 
 def _saver(task: Task) -> Callable[[Callable[[], dict[str, Any]], bool], None]:
-    """Commits a checkpoint at an epoch's end and, at a log point, when the last is old enough."""
+    """Commits a checkpoint when it must, and otherwise when the last is old enough."""
     saved = time.monotonic()
 
-    def save(state: Callable[[], dict[str, Any]], at_epoch_end: bool) -> None:
+    def save(state: Callable[[], dict[str, Any]], must: bool) -> None:
         nonlocal saved
-        if not at_epoch_end and time.monotonic() - saved < task.training.checkpoint_every_seconds:
+        if not must and time.monotonic() - saved < task.training.checkpoint_every_seconds:
             return
         content = state() | {"fingerprint": task.fingerprint}
         checkpoint.save(task.run.checkpoints, content["position"], content, keep=task.training.keep_checkpoints)
@@ -143,24 +171,28 @@ def _fit(
         enable_progress_bar=False,
         enable_model_summary=False,
     )
+    trainer.fit(
+        classifier,
+        TrainingFeed(
+            task, place, reader, record, steps_per_epoch=steps_per_epoch, position=lambda: classifier.position
+        ),
+        ValidationFeed(task, place) if with_validation else None,
+    )
+
+
+@contextlib.contextmanager
+def _translating_lost_peers(place: Place) -> Iterator[None]:
     try:
-        trainer.fit(
-            classifier,
-            TrainingFeed(
-                task, place, reader, record, steps_per_epoch=steps_per_epoch, position=lambda: classifier.position
-            ),
-            ValidationFeed(task, place) if with_validation else None,
-        )
-    except (torch.distributed.DistError, RuntimeError) as exc:
+        yield
+    except RuntimeError as exc:
         if place.world_size > 1 and _is_lost_peer(exc):
             raise PeerLostError(f"Rank {place.rank} lost another rank in the middle of a step: {exc}") from exc
         raise
 
 
 def _is_lost_peer(exc: BaseException) -> bool:
-    """Whether a collective broke because the other side went away; gloo says so in words only."""
-    words = ("Connection closed by peer", "Connection reset by peer", "Socket closed", "NCCL error", "Broken pipe")
-    return isinstance(exc, torch.distributed.DistError) or any(word in str(exc) for word in words)
+    """Whether a collective broke because the other side went away or fell silent; gloo says so in words only."""
+    return isinstance(exc, torch.distributed.DistError) or any(word in str(exc) for word in _LOST_PEER_WORDS)
 
 
 def _strategy(place: Place) -> Strategy:

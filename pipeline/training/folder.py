@@ -40,6 +40,21 @@ class RunFolder:
         return self.path / "ledger"
 
     @property
+    def plan(self) -> Path:
+        """What the run means to train on."""
+        return self.path / "plan.json"
+
+    @property
+    def stop(self) -> Path:
+        """While it is there, the ranks commit a checkpoint after their next step and end."""
+        return self.path / "stop"
+
+    @property
+    def writer(self) -> Path:
+        """Locked by the rank 0 that writes here."""
+        return self.path / ".writer.lock"
+
+    @property
     def spool(self) -> Path:
         """Metrics as rank 0 measured them."""
         return self.path / "metrics.jsonl"

@@ -5,6 +5,7 @@ checkpoint that the next began at, the later attempt holds: its steps are the on
 """
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +30,16 @@ class Entry:
     """Sample keys by rank; None unless every rank wrote them."""
 
 
+@dataclass(frozen=True)
+class Unfinite:
+    """A step whose loss was NaN or infinite."""
+
+    step: int
+    loss: float
+    keys: tuple[int, ...]
+    """Of this rank's samples."""
+
+
 class Ledger:
     """One rank's lines of one attempt."""
 
@@ -43,16 +54,21 @@ class Ledger:
         reading it makes the CPU wait."""
         self._pending.append((step, keys_B, loss.detach()))
 
-    def flush(self) -> None:
-        """Writes what is pending; a checkpoint is committed only after every rank did."""
+    def flush(self) -> Unfinite | None:
+        """Writes what is pending, and gives the first of it whose loss is not finite; a checkpoint is committed only
+        after every rank did."""
         losses = torch.stack([loss for _, _, loss in self._pending]).double().tolist() if self._pending else []
+        first = None
         for (step, keys_B, _), loss in zip(self._pending, losses, strict=True):
             line = {"step": step, "digest": samples_digest(keys_B), "samples": len(keys_B), "loss": loss}
             if self._with_keys:
                 line["keys"] = keys_B.tolist()
             self._file.write(json.dumps(line) + "\n")
+            if first is None and not math.isfinite(loss):
+                first = Unfinite(step, loss, tuple(keys_B.tolist()))
         self._file.flush()
         self._pending.clear()
+        return first
 
     def close(self) -> None:
         self.flush()

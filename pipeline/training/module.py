@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import lightning
+import numpy as np
 import torch
 
 from pipeline.errors import TrainingError
@@ -16,16 +17,21 @@ from pipeline.loading.batches import Batch
 from pipeline.loading.keyed import key_of
 from pipeline.modeling import objective
 from pipeline.modeling.average import Average
-from pipeline.training.ledger import Ledger
+from pipeline.training.ledger import Ledger, Unfinite
 from pipeline.training.record import Record
+from pipeline.training.stopping import StopRequestedError
 
 _SEED_RANGE = 2**63
+
+MAX_KEYS_TOLD = 64
+"""Samples that a message names."""
 
 
 class Classifier(lightning.LightningModule):
     """Trains `network` from `position` on; what it leaves goes to the ledger and to the record.
 
-    At log points all ranks meet: losses are averaged, ledgers are flushed, and `save` may be offered the state.
+    At log points all ranks meet: losses are averaged, ledgers are flushed, and `save` is offered the state, with
+    whether it must take it. Once `is_stop_asked`, they meet after that step, save, and end with StopRequestedError.
     """
 
     def __init__(
@@ -43,6 +49,7 @@ class Classifier(lightning.LightningModule):
         rank: int,
         ledger: Ledger,
         record: Record,
+        is_stop_asked: Callable[[], bool],
         save: Callable[[Callable[[], dict[str, Any]], bool], None],
     ):
         super().__init__()
@@ -59,8 +66,10 @@ class Classifier(lightning.LightningModule):
         self._rank = rank
         self._ledger = ledger
         self._record = record
+        self._is_stop_asked = is_stop_asked
         self._save = save
         self._restored: dict[str, Any] | None = None
+        self._stopping = False
         self._loss_sum = torch.zeros((), dtype=torch.float64)
         self._evaluation_sums = torch.zeros(3, dtype=torch.float64)
 
@@ -82,6 +91,7 @@ class Classifier(lightning.LightningModule):
             "optimizer": self.trainer.optimizers[0].state_dict(),
             "scaler": scaler.state_dict() if scaler else None,
             "record": self._record.state(),
+            "loss_sum": float(self._loss_sum),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -92,6 +102,7 @@ class Classifier(lightning.LightningModule):
             self._average.model.load_state_dict(state["average"])
             self._average.num_updates = state["num_average_updates"]
         self._record.restore(state["record"])
+        self._loss_sum.fill_(state["loss_sum"])
         self._restored = state
 
     # Training.
@@ -132,27 +143,56 @@ class Classifier(lightning.LightningModule):
         self._ledger.record(self.position, batch.keys_B, loss)
         self._loss_sum += loss.double()
         self.position += 1
+        stop = self._is_stop_asked()
+        if not stop and not self._record.is_log_point(self.position):
+            return
+        mean_loss = self._meet(batch.keys_B)
         if self._record.is_log_point(self.position):
-            self._log_step()
-            if self.position % self._steps_per_epoch:  # an epoch's last checkpoint comes after its validation
-                self._save(self.state, False)
+            self._record.log_step(self.position, mean_loss, self._lr_at(self.position - 1))
+            self._loss_sum = torch.zeros_like(self._loss_sum)
+        if self.position % self._steps_per_epoch:  # an epoch's last checkpoint comes after its validation
+            self._save(self.state, stop)
+            if stop:
+                raise StopRequestedError
+        self._stopping = stop
 
     def on_train_epoch_end(self) -> None:
         self._record.end_epoch(self.position, self._lr_at(self.position - 1))
         self._save(self.state, True)
+        if self._is_stop_asked() or self._stopping:
+            raise StopRequestedError
 
-    def _log_step(self) -> None:
-        self._ledger.flush()
-        mean_loss = float(self.trainer.strategy.reduce(self._loss_sum, reduce_op="mean"))
-        mean_loss /= self._record.steps_since_log(self.position)
-        self._loss_sum = torch.zeros_like(self._loss_sum)
-        lr = self._lr_at(self.position - 1)
+    def _meet(self, keys_B: np.ndarray) -> float:
+        """The mean loss over all ranks since the last log point; every rank's ledger is on its disk then.
+
+        Raises TrainingError when a loss, or what the last step made of the weights, is not finite.
+        """
+        mine = self._ledger.flush()
+        self._loss_sum = self.trainer.strategy.reduce(self._loss_sum, reduce_op="mean")
+        mean_loss = float(self._loss_sum) / self._record.steps_since_log(self.position)
         if not math.isfinite(mean_loss):
-            raise TrainingError(
-                f"The loss is {mean_loss} at step {self.position}, with a learning rate of {lr:.3g}; the checkpoints "
-                "before it are kept. Lower optimizer.lr or set training.clip_norm."
-            )
-        self._record.log_step(self.position, mean_loss, lr)
+            raise TrainingError(self._explain("The loss is {loss} at step {step}", mine))
+        norms = torch._foreach_norm(list(self.network.parameters()))
+        if not torch.stack(norms).isfinite().all():
+            last = Unfinite(self.position - 1, math.nan, tuple(keys_B.tolist()))
+            raise TrainingError(self._explain("The weights are not finite after step {step}", last))
+        return mean_loss
+
+    def _explain(self, what: str, mine: Unfinite | None) -> str:
+        """The first step that went wrong, and on which samples; all ranks ask together."""
+        found = [mine]
+        if torch.distributed.is_initialized():
+            found = [None] * torch.distributed.get_world_size()
+            torch.distributed.all_gather_object(found, mine)
+        step = min(each.step for each in found if each)
+        first = [each for each in found if each and each.step == step]
+        keys = [key for each in first for key in each.keys]
+        more = f" and {len(keys) - MAX_KEYS_TOLD} more" if len(keys) > MAX_KEYS_TOLD else ""
+        return (
+            f"{what.format(loss=first[0].loss, step=step)}, with a learning rate of {self._lr_at(step):.3g}, on the "
+            f"samples {', '.join(map(str, keys[:MAX_KEYS_TOLD]))}{more}; the checkpoints before it are kept. Lower "
+            "optimizer.lr or set training.clip_norm; if it is always these samples, look at them."
+        )
 
     # Validation: sums are counted, reduced once and divided once.
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pipeline import params
 from pipeline.training.folder import RunFolder
+from pipeline.training.plan import Plan
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,14 @@ class Task:
     optimizer: params.Optimizer
     schedule: params.Schedule
     training: params.Training
+
+    def plan(self, index_digest: str) -> Plan:
+        return Plan(
+            index_digest=index_digest,
+            seed=self.training.seed,
+            num_epochs=self.training.epochs,
+            loading=self.loading,
+        )
 
 
 @dataclass(frozen=True)

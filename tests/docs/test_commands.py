@@ -17,6 +17,7 @@ RUN_HERE = {
     "convoy scan": "120 images of 2 classes",
     "convoy verify": "120 samples in 3 shards",
     "convoy train": "validation top-1",
+    "convoy ledger": "steps committed",
     "convoy register": "version 1 is champion",
 }
 """Command, and what it says in a finished project."""

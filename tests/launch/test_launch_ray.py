@@ -34,6 +34,7 @@ def launch(body, address, folder, *, num_workers=2, max_failures=1):
         address=address,
         num_workers=num_workers,
         max_failures=max_failures,
+        hang_seconds=60.0,
         folder=folder / "ray",
         say=said.append,
     )
@@ -114,9 +115,28 @@ def test_an_address_where_nothing_listens_is_said_at_once(tmp_path, nowhere):
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
-def test_a_loss_among_the_failures_makes_the_whole_a_loss(order):
-    failures = {order[0]: RuntimeError("gloo"), order[1]: PeerLostError("Rank 1 lost another rank")}
-    assert launcher._explain(failures, "", RuntimeError()) == "Rank 1 lost another rank"
+def test_a_death_counts_before_what_came_of_it(order):
+    import ray.exceptions
+
+    from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
+
+    died = WorkerHealthCheckFailedError("A worker health check failed.", ray.exceptions.ActorDiedError())
+    failures = {order[0]: RuntimeError("gloo"), order[1]: died}
+    assert launcher._explain(failures, "", RuntimeError(), 60.0).startswith(f"rank {order[1]} was lost")
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_a_failure_counts_before_the_lost_peer_that_came_of_it(order):
+    lost = PeerLostError("lost another rank")
+    with pytest.raises(TrainingError, match=r"a restart would meet the same\. KeyError at line 7"):
+        launcher._explain({order[0]: KeyError(), order[1]: lost}, "KeyError at line 7", RuntimeError(), 60.0)
+    with pytest.raises(ModelError, match="use another"):
+        launcher._explain({order[0]: ModelError("use another"), order[1]: lost}, "", RuntimeError(), 60.0)
+
+
+def test_ranks_that_only_lost_each_other_may_start_again():
+    failures = {0: PeerLostError("rank 0 lost another"), 1: PeerLostError("rank 1 lost another")}
+    assert launcher._explain(failures, "", RuntimeError(), 60.0) == "rank 0 lost another"
 
 
 def test_without_ray_the_body_runs_here():

@@ -1,5 +1,8 @@
 """Whole runs in miniature: the oracle is the ledger and the weights of a run that nothing disturbed."""
 
+import contextlib
+import itertools
+import os
 from pathlib import Path
 
 import pytest
@@ -8,11 +11,14 @@ import shard_sets
 import torch
 
 from pipeline import params
-from pipeline.errors import CheckpointError, TrainingError
+from pipeline.errors import CheckpointError, LockedError, TrainingError
+from pipeline.loading.read import SplitReader
+from pipeline.modeling import objective
 from pipeline.training import checkpoint, ledger
 from pipeline.training.fit import train_rank
 from pipeline.training.folder import Result, RunFolder
 from pipeline.training.task import Place, Task
+from pipeline.training.writer import sole_writer
 
 STEPS_PER_EPOCH = 5
 
@@ -148,19 +154,88 @@ def test_a_folder_of_another_run_is_refused(index_path, undisturbed, tmp_path):
         train(task(index_path, tmp_path, fingerprint="other"))
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoints(index_path, tmp_path):
+def test_weights_that_are_not_finite_stop_the_run_before_a_checkpoint(index_path, tmp_path):
     what = task(index_path, tmp_path, lr=1e30)
-    with pytest.raises(TrainingError, match=r"The loss is (nan|inf) at step \d+, with a learning rate of .*Lower opt"):
+    with pytest.raises(
+        TrainingError,
+        match=r"The weights are not finite after step 0, with a learning rate of 5e\+29, .*Lower optimizer\.lr",
+    ):
         train(what)
     assert not what.run.result.exists()
-    state = checkpoint.restore(what.run.checkpoints, print)
-    assert state is None or all(torch.isfinite(value).all() for value in state["network"].values())
+    assert checkpoint.positions(what.run.checkpoints) == []
 
 
-def _rank(rank, what, rendezvous):
+def test_a_loss_that_is_not_finite_is_found_at_its_very_step(index_path, tmp_path, monkeypatch):
+    what = task(index_path, tmp_path, loading={"global_batch_size": 2})  # 20 steps an epoch, a log point every other
+    cross_entropy, calls = objective.cross_entropy, itertools.count()
+
+    def overflow(logits_BK, labels_B, smoothing):
+        return cross_entropy(logits_BK, labels_B, smoothing) * (torch.inf if next(calls) == 6 else 1.0)
+
+    monkeypatch.setattr(objective, "cross_entropy", overflow)
+    with pytest.raises(TrainingError, match=r"The loss is inf at step 6, with a learning rate") as caught:
+        train(what)
+    with contextlib.closing(SplitReader(index_path, "train")) as reader:
+        _, rows = reader.locate(what.plan(reader.index.digest).epoch(0, reader.shard_sizes).step(6))
+    assert f"on the samples {', '.join(map(str, rows['key']))}; " in str(caught.value)
+    assert checkpoint.positions(what.run.checkpoints)[0] == 6
+
+
+def test_a_wish_to_stop_leaves_a_checkpoint_of_the_next_step(index_path, tmp_path):
+    """A log point is every other step here: the step after the wish is none."""
+    fine = {"loading": {"global_batch_size": 2}, "epochs": 1}
+    one, other = task(index_path, tmp_path / "one", **fine), task(index_path, tmp_path / "other", **fine)
+    train(one)
+
+    class Asking(Sink):
+        def append(self, step, metrics, epoch=None):
+            super().append(step, metrics, epoch)
+            if step == 8:
+                other.run.stop.touch()
+
+    train(other, Asking())
+    assert checkpoint.positions(other.run.checkpoints)[0] == 9
+    assert not other.run.result.exists()
+    train(other)  # while the wish stands nothing begins
+    assert ledger.next_attempt(other.run.ledger) == 2
+    other.run.stop.unlink()
+    train(other)
+    assert steps(other) == steps(one)
+    mine, theirs = weights(other), weights(one)
+    assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
+    losses = [Result.read(each.run.result, made_by="train").history[0]["train_loss"] for each in (one, other)]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-12)
+
+
+def test_a_wish_to_stop_in_an_epochs_last_step_waits_for_its_validation(index_path, tmp_path):
+    what = task(index_path, tmp_path)
+
+    class Asking(Sink):
+        def append(self, step, metrics, epoch=None):
+            super().append(step, metrics, epoch)
+            if "val/top1" in metrics:
+                what.run.stop.touch()
+
+    train(what, Asking())
+    assert checkpoint.positions(what.run.checkpoints)[0] == STEPS_PER_EPOCH
+
+
+def test_a_second_rank_0_waits_and_is_then_refused(index_path, tmp_path):
+    what = task(index_path, tmp_path)
+    with (
+        sole_writer(what.run.writer),
+        pytest.raises(LockedError, match=rf"still being trained in by process {os.getpid()} on .* after 0 s; end it"),
+        sole_writer(what.run.writer, patience_seconds=0.0),
+    ):
+        pass
+    with sole_writer(what.run.writer, patience_seconds=0.0):
+        pass
+
+
+def _rank(rank, what, rendezvous, sink=None):
     torch.distributed.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
     torch.set_num_threads(1)
-    train_rank(what, Place(rank, 2, "cpu"), Sink().open)
+    train_rank(what, Place(rank, 2, "cpu"), (sink or Sink()).open)
     torch.distributed.destroy_process_group()
 
 
@@ -175,3 +250,21 @@ def test_two_ranks_take_the_same_samples_a_step_and_count_validation_once(index_
     result = Result.read(what.run.result, made_by="train")
     assert result.world_size == 2
     assert (result.validation["top1"] * 7) % 1 == pytest.approx(0, abs=1e-9)
+
+
+class AskingSink(Sink):
+    def __init__(self, path):
+        super().__init__()
+        self._path = path
+
+    def append(self, step, metrics, epoch=None):
+        if step == 7:
+            self._path.touch()
+
+
+def test_two_ranks_stop_after_the_same_step(index_path, tmp_path):
+    what = task(index_path, tmp_path)
+    torch.multiprocessing.spawn(_rank, (what, tmp_path / "rendezvous", AskingSink(what.run.stop)), nprocs=2)
+    assert checkpoint.positions(what.run.checkpoints)[0] == 9  # asked after step 7's end, heard a step later
+    assert [entry.step for entry in ledger.read(what.run.ledger)] == list(range(9))
+    assert {entry.num_samples for entry in ledger.read(what.run.ledger)} == {8}

@@ -1,0 +1,72 @@
+"""A training run's page in MLflow: opened with what it is trained on, ended with how that went."""
+
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline import params
+from pipeline.artifacts import Index
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from pipeline.tracking.mlflow import Tracker
+    from pipeline.training.folder import RunFolder
+    from pipeline.training.task import Task
+
+DRAIN_SECONDS = {"FINISHED": 60.0, "FAILED": 20.0, "KILLED": 5.0}
+"""How long a run's end waits for a slow MLflow server before it says `not yet published`. Who was told to end has
+seconds to live."""
+
+
+def open_tracker(task: "Task", index: Index, tracking: params.Tracking, root: Path) -> "Tracker":
+    from pipeline.tracking import address, mlflow
+    from pipeline.tracking.run import Dataset
+
+    sections = {
+        name: getattr(task, name) for name in ("loading", "augment", "model", "optimizer", "schedule", "training")
+    }
+    flat = {f"{name}.{key}": value for name, section in sections.items() for key, value in section.model_dump().items()}
+    return mlflow.open_run(
+        address.resolve(tracking.uri, root),
+        tracking.experiment,
+        task.run.path,
+        name=task.fingerprint,
+        params=flat,
+        tags={"fingerprint": task.fingerprint, "index_digest": index.digest, **_git_tags()},
+        dataset=Dataset(
+            name="train",
+            digest=index.digest,
+            class_counts=dict(zip(index.classes, index.class_counts("train"), strict=True)),
+        ),
+    )
+
+
+def _git_tags() -> dict[str, str]:
+    """The commit, and whether the tree differs from it; nothing where there is no git."""
+    try:
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+        status = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True, check=True)
+    except (FileNotFoundError, subprocess.CalledProcessError):
+        return {}
+    return {"mlflow.source.git.commit": commit.stdout.strip(), "git_dirty": str(bool(status.stdout.strip())).lower()}
+
+
+def finish(tracker: "Tracker", status: str, run: "RunFolder", console: "Console") -> None:
+    """Tells MLflow how the run ended, and the person when MLflow could not be told."""
+    tracker.pump(next(iter(committed(run)), 0))
+    if not tracker.finish(status, DRAIN_SECONDS[status]):
+        state = "trained, not yet published" if status == "FINISHED" else f"{status.lower()}, not yet published"
+        console.print(
+            f"{state}: {tracker.problem} The metrics wait in {run.path}; `convoy track sync` sends them.",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def committed(run: "RunFolder") -> list[int]:
+    """Positions of the run's checkpoints, newest first: what no restart will take back."""
+    from pipeline.training import checkpoint
+
+    return checkpoint.positions(run.checkpoints)

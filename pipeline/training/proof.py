@@ -1,0 +1,84 @@
+"""Holds a run's ledger against its plan: the committed steps have exactly the plan's samples, each step once."""
+
+from dataclasses import dataclass
+
+from pipeline.errors import ArtifactError
+from pipeline.loading.order import Order
+from pipeline.loading.read import SplitReader
+from pipeline.training import checkpoint, ledger
+from pipeline.training.folder import Result, RunFolder
+from pipeline.training.ledger import Entry, samples_digest
+from pipeline.training.plan import Plan
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What a ledger that agrees with its plan says."""
+
+    num_steps: int
+    """Committed and checked."""
+    num_steps_planned: int
+    num_samples: int
+    num_attempts: int
+    with_keys: bool
+    """Whether the keys themselves were compared, not only their digests."""
+
+
+def check(run: RunFolder, reader: SplitReader) -> Proof:
+    """Compares every committed step; `reader` reads the training split of the run's index.
+
+    Committed is what the newest whole checkpoint, or the result, is made of. Raises ArtifactError naming the first
+    step that is wrong, and where there is nothing to compare.
+    """
+    plan = Plan.read(run.plan, made_by="train")
+    if plan.index_digest != reader.index.digest:
+        raise ArtifactError(
+            f"{run.path} was trained on the shards {plan.index_digest[:12]}, and {reader.index_path} lists "
+            f"{reader.index.digest[:12]}; check it where its own shards are (`dvc checkout`)."
+        )
+    steps_per_epoch = plan.steps_per_epoch(reader.shard_sizes)
+    num_committed = _num_committed(run)
+    entries = {entry.step: entry for entry in ledger.read(run.ledger)}
+    num_samples = 0
+    for step in range(num_committed):
+        epoch, step_of_epoch = divmod(step, steps_per_epoch)
+        if step_of_epoch == 0:
+            order = plan.epoch(epoch, reader.shard_sizes)
+        where = f"step {step} (step {step_of_epoch} of epoch {epoch + 1})"
+        num_samples += _compare(entries.get(step), order, step_of_epoch, reader, f"{run.ledger}: {where}")
+    return Proof(
+        num_steps=num_committed,
+        num_steps_planned=plan.num_epochs * steps_per_epoch,
+        num_samples=num_samples,
+        num_attempts=ledger.next_attempt(run.ledger) - 1,
+        with_keys=all(entry.keys is not None for entry in entries.values()),
+    )
+
+
+def _num_committed(run: RunFolder) -> int:
+    if run.result.exists():
+        return Result.read(run.result, made_by="train").num_steps
+    return checkpoint.newest_whole(run.checkpoints) or 0
+
+
+def _compare(entry: Entry | None, order: Order, step: int, reader: SplitReader, where: str) -> int:
+    """The number of samples of a step that agrees with its plan."""
+    if entry is None:
+        raise ArtifactError(f"{where} is not in the ledger, and later ones are committed; nothing vouches for it.")
+    _, rows = reader.locate(order.step(step))
+    planned = rows["key"]
+    if entry.num_samples != len(planned):
+        raise ArtifactError(f"{where} was trained on {entry.num_samples} samples; the plan has {len(planned)}.")
+    if entry.samples_digest != samples_digest(planned):
+        raise ArtifactError(f"{where} was trained on other samples than the plan's{_differing(entry, planned)}.")
+    if entry.keys is not None and sorted(entry.keys) != sorted(planned.tolist()):
+        raise ArtifactError(f"{where} lists other keys than its digest stands for{_differing(entry, planned)}.")
+    return entry.num_samples
+
+
+def _differing(entry: Entry, planned) -> str:
+    if entry.keys is None:
+        return "; train with training.ledger: full to see which"
+    extra = sorted(set(entry.keys) - set(planned.tolist()))[:5]
+    lacking = sorted(set(planned.tolist()) - set(entry.keys))[:5]
+    return f": {extra} instead of {lacking}" if extra or lacking else ": one of them twice"
