@@ -53,12 +53,14 @@ class Encoded(NamedTuple):
     """An image as a shard holds it."""
 
     data: bytes
-    """A JPEG, upright, grey or RGB."""
+    """A JPEG, upright, grey or RGB; the very object that came in where the image keeps its own bytes."""
     source_height: int
     source_width: int
     """Of the source, upright."""
     sums: ChannelSums
     """Over the stored pixels, before they are compressed."""
+    image_HWC: np.ndarray
+    """Those pixels."""
 
 
 def encode(data: bytes, short_side_px: int | None, jpeg_quality: int) -> Encoded:
@@ -69,7 +71,7 @@ def encode(data: bytes, short_side_px: int | None, jpeg_quality: int) -> Encoded
     size = size_at_short_side(height, width, short_side_px) if short_side_px else (height, width)
     header = read_jpeg_header(data)
     if header is not None and header.is_plain and size == (height, width):
-        return Encoded(data, height, width, _sums(image_HWC))
+        return Encoded(data, height, width, _sums(image_HWC), image_HWC)
     if max(size) > MAX_JPEG_SIDE_PX:
         raise ImageError(
             "too_long", f"The image has {width} x {height} pixels; a JPEG has at most {MAX_JPEG_SIDE_PX} a side."
@@ -77,7 +79,7 @@ def encode(data: bytes, short_side_px: int | None, jpeg_quality: int) -> Encoded
     image_HWC = resize(image_HWC, *size)
     sampling = "444" if min(size) < FULL_COLOR_BELOW_PX else "420"
     encoded = simplejpeg.encode_jpeg(image_HWC, quality=jpeg_quality, colorspace="RGB", colorsubsampling=sampling)
-    return Encoded(encoded, height, width, _sums(image_HWC))
+    return Encoded(encoded, height, width, _sums(image_HWC), image_HWC)
 
 
 def _sums(image_HWC: np.ndarray) -> ChannelSums:

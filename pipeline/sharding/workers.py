@@ -21,6 +21,7 @@ Result = TypeVar("Result")
 Advance = Callable[[int], None]
 
 POLL_SECONDS = 0.2
+PRELOADED = "pipeline.sharding.write"
 
 
 class Workers:
@@ -33,6 +34,8 @@ class Workers:
         if self.num_workers > 1:
             # A fork of this process would copy the locks of its threads (Arrow's) in whatever state they are.
             context = multiprocessing.get_context("forkserver")
+            # Imported once, before the first fork; its modules start no threads and open nothing.
+            context.set_forkserver_preload([PRELOADED])
             self._num_done, self._is_stopped = context.Value("q", 0), context.Event()
             self._executor = ProcessPoolExecutor(
                 self.num_workers, context, initializer=_start, initargs=(self._num_done, self._is_stopped)

@@ -1,6 +1,7 @@
 """One planned shard -> its tar, its table of offsets and its DALI index. One task of a worker process.
 
-Holds one image at a time. What cannot be decoded becomes a reject; the keys of the others do not change by it.
+Copies what the first pass (`inspect`) saw: an encoded image from its piece file, an image that keeps its own bytes
+from the source, where it must still be the same. Holds one image at a time.
 """
 
 import hashlib
@@ -10,10 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.artifacts import SAMPLE_DTYPE, Reject, Shard, file_sha256
+from pipeline.artifacts import SAMPLE_DTYPE, Shard, file_sha256
 from pipeline.errors import ImageError, SourceError
-from pipeline.sharding.digests import DIGEST_BYTES
-from pipeline.sharding.encode import NO_PIXELS, ChannelSums, Encoded, encode
+from pipeline.sharding.encode import ChannelSums
+from pipeline.sharding.inspect import Looks, read_spooled
 from pipeline.sharding.plan import KEY_DIGITS
 from pipeline.sharding.reading import read_image
 from pipeline.sharding.tar import TarWriter
@@ -31,49 +32,36 @@ class ShardWork(NamedTuple):
     name: str
     first_key: int
     image_root: Path
-    short_side_px: int | None
-    jpeg_quality: int
+    spool: Path
+    num_records: int
+    """Of the whole manifest."""
     num_classes: int
+    rows: np.ndarray
+    """int64: rows of the manifest."""
     paths: list[str]
     labels: list[int]
     groups: list[str | None]
     metadata: list[str]
-    digests: bytes
 
 
 class WrittenShard(NamedTuple):
-    shard: Shard | None
-    """None, and no files, when every record was rejected."""
-    rejects: list[tuple[int, Reject]]
-    """With their positions in the work."""
-    sizes: np.ndarray
-    """int32 [num_records, 2]: height and width of the source, 0 of a reject."""
+    shard: Shard
     sums: ChannelSums
 
 
 def write_shard(work: ShardWork, advance: Advance) -> WrittenShard:
-    """Raises SourceError when an image is another one than when it was hashed."""
+    """Raises SourceError when an image is another one than in the first pass."""
     tar_path = work.folder / f"{work.name}.tar"
-    rows, dali_lines, rejects, sums = [], [], [], NO_PIXELS
-    sizes = np.zeros((len(work.paths), 2), np.int32)
+    looks = Looks(work.spool, work.num_records).rows(work.rows)
+    rows, dali_lines = [], []
     with TarWriter(tar_path) as tar:
-        for position in range(len(work.paths)):
+        for position, look in enumerate(looks):
             if (position + 1) % IMAGES_PER_REPORT == 0:
                 advance(IMAGES_PER_REPORT)
-            try:
-                encoded = _encode(work, position)
-            except ImageError as exc:
-                rejects.append((position, Reject(path=work.paths[position], reason=exc.reason, detail=str(exc))))
-                continue
-            sizes[position] = encoded.source_height, encoded.source_width
-            sums += encoded.sums
-            row, dali_line = _add_sample(tar, work, position, encoded)
+            row, dali_line = _add_sample(tar, work, position, look)
             rows.append(row)
             dali_lines.append(dali_line)
-    advance(len(work.paths) % IMAGES_PER_REPORT)
-    if not rows:
-        tar_path.unlink()
-        return WrittenShard(None, rejects, sizes, sums)
+    advance(len(looks) % IMAGES_PER_REPORT)
     table = np.array(rows, SAMPLE_DTYPE)
     table_path = tar_path.with_suffix(".npy")
     np.save(table_path, table, allow_pickle=False)
@@ -87,31 +75,36 @@ def write_shard(work: ShardWork, advance: Advance) -> WrittenShard:
         table_sha256=file_sha256(table_path),
         class_counts=np.bincount(table["label"], minlength=work.num_classes).tolist(),
     )
-    return WrittenShard(shard, rejects, sizes, sums)
+    totals = (tuple(looks[name].sum(axis=0).tolist()) for name in ("values", "squares"))
+    return WrittenShard(shard, ChannelSums(int(looks["num_pixels"].sum()), *totals))
 
 
-def _encode(work: ShardWork, position: int) -> Encoded:
-    data = read_image(work.image_root, work.paths[position])
-    if hashlib.sha256(data).digest() != _digest(work, position):
-        raise SourceError(
-            f"{work.paths[position]} changed while it was being sharded; let the source rest and run this again."
-        )
-    return encode(data, work.short_side_px, work.jpeg_quality)
+def _image_bytes(work: ShardWork, position: int, look: np.void) -> bytes:
+    if look["spool_bytes"]:
+        return read_spooled(work.spool, int(work.rows[position]), look)
+    changed = f"{work.paths[position]} changed while it was being sharded; let the source rest and run this again."
+    try:
+        data = read_image(work.image_root, work.paths[position])
+    except ImageError as exc:
+        raise SourceError(changed) from exc
+    if hashlib.sha256(data).digest() != look["sha256"].tobytes():
+        raise SourceError(changed)
+    return data
 
 
-def _add_sample(tar: TarWriter, work: ShardWork, position: int, encoded: Encoded) -> tuple[tuple, str]:
+def _add_sample(tar: TarWriter, work: ShardWork, position: int, look: np.void) -> tuple[tuple, str]:
     """The sample's row in the table (SAMPLE_DTYPE) and its line in the DALI index."""
     key, label = work.first_key + position, work.labels[position]
     facts = {
         "path": work.paths[position],
-        "sha256": _digest(work, position).hex(),
-        "height": encoded.source_height,
-        "width": encoded.source_width,
+        "sha256": look["sha256"].tobytes().hex(),
+        "height": int(look["height"]),
+        "width": int(look["width"]),
         "group": work.groups[position],
         "metadata": json.loads(work.metadata[position]),
     }
     members = {
-        IMAGE_EXTENSION: encoded.data,
+        IMAGE_EXTENSION: _image_bytes(work, position, look),
         "cls": str(label).encode(),
         "json": json.dumps(facts, sort_keys=True, separators=(",", ":")).encode(),
     }
@@ -127,7 +120,3 @@ def _add_sample(tar: TarWriter, work: ShardWork, position: int, encoded: Encoded
     )
     dali_line = " ".join(f"{ext} {offsets[ext]} {len(data)} {names[ext]}" for ext, data in members.items())
     return row, dali_line
-
-
-def _digest(work: ShardWork, position: int) -> bytes:
-    return work.digests[position * DIGEST_BYTES : (position + 1) * DIGEST_BYTES]

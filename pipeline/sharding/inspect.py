@@ -1,0 +1,141 @@
+"""The first pass over the images: each is read, hashed, decoded and, where it is to be shrunk, encoded, once.
+
+What is seen of an image is a row of LOOK_DTYPE in one file; encoded images lie in piece files beside it until the
+second pass copies them into tars. Equal and near images must go to one split, so nothing can be written in its final
+place before all of them were seen.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from pipeline.artifacts import Reject
+from pipeline.errors import ImageError
+from pipeline.sharding.encode import NUM_CHANNELS, encode
+from pipeline.sharding.likeness import LIKENESS_DTYPE, likeness
+from pipeline.sharding.reading import read_image
+from pipeline.sharding.workers import Advance, Workers
+
+DIGEST_BYTES = hashlib.sha256().digest_size
+RECORDS_PER_PIECE = 128
+RECORDS_PER_REPORT = 16
+ROWS_PER_READ = 65_536
+
+LOOK_DTYPE = np.dtype(
+    [
+        ("sha256", "u1", DIGEST_BYTES),  # of the source's bytes
+        ("height", "<i4"),
+        ("width", "<i4"),  # of the source, upright
+        ("num_pixels", "<i8"),
+        ("values", "<i8", NUM_CHANNELS),
+        ("squares", "<i8", NUM_CHANNELS),  # sums over the stored pixels
+        ("likeness", LIKENESS_DTYPE),
+        ("spool_offset", "<i8"),
+        ("spool_bytes", "<i8"),  # in the piece file; 0 for an image that keeps its own bytes
+    ]
+)
+"""What is known of a record after the first pass; all zero of a reject."""
+
+
+class Piece(NamedTuple):
+    """Consecutive records of the manifest: a task of a worker process."""
+
+    spool: Path
+    first_row: int
+    image_root: Path
+    paths: list[str]
+    short_side_px: int | None
+    jpeg_quality: int
+
+
+def inspect_records(pieces: Iterable[Piece], workers: Workers, advance: Advance) -> dict[int, Reject]:
+    """The rejects by row, in the manifest's order. The looks are in the pieces' spool."""
+    rejects = {}
+    for of_piece in workers.map(inspect_piece, pieces, advance):
+        rejects.update(of_piece)
+    return rejects
+
+
+def inspect_piece(piece: Piece, advance: Advance) -> list[tuple[int, Reject]]:
+    """The rejects with their rows."""
+    looks, rejects, num_spooled = np.zeros(len(piece.paths), LOOK_DTYPE), [], 0
+    with _piece_path(piece.spool, piece.first_row).open("wb", buffering=2**20) as file:
+        for position, path in enumerate(piece.paths):
+            if (position + 1) % RECORDS_PER_REPORT == 0:
+                advance(RECORDS_PER_REPORT)
+            try:
+                looks[position], spooled = _look_at(piece, path)
+            except ImageError as exc:
+                reject = Reject(path=path, reason=exc.reason, detail=str(exc))
+                rejects.append((piece.first_row + position, reject))
+                continue
+            looks[position]["spool_offset"] = num_spooled
+            num_spooled += file.write(spooled)
+    with _looks_path(piece.spool).open("r+b") as file:
+        file.seek(piece.first_row * LOOK_DTYPE.itemsize)
+        file.write(looks.tobytes())
+    advance(len(piece.paths) % RECORDS_PER_REPORT)
+    return rejects
+
+
+def _look_at(piece: Piece, path: str) -> tuple[np.void, bytes]:
+    """A scalar of LOOK_DTYPE, and the bytes to spool: none where the image keeps its own."""
+    data = read_image(piece.image_root, path)
+    encoded = encode(data, piece.short_side_px, piece.jpeg_quality)
+    spooled = b"" if encoded.data is data else encoded.data
+    look = np.zeros((), LOOK_DTYPE)
+    look["sha256"] = np.frombuffer(hashlib.sha256(data).digest(), np.uint8)
+    look["height"], look["width"] = encoded.source_height, encoded.source_width
+    look["num_pixels"], look["values"], look["squares"] = encoded.sums
+    look["likeness"] = likeness(encoded.image_HWC)
+    look["spool_bytes"] = len(spooled)
+    return look[()], spooled
+
+
+class Looks:
+    """The rows of LOOK_DTYPE that the first pass left in a spool folder. Read from disk on demand: a million are
+    some hundred megabytes."""
+
+    def __init__(self, spool: Path, num_records: int):
+        self._path, self._num_records = _looks_path(spool), num_records
+
+    def create(self) -> None:
+        """Makes room for the rows, all zero."""
+        with self._path.open("wb") as file:
+            file.truncate(self._num_records * LOOK_DTYPE.itemsize)
+
+    def column(self, name: str) -> np.ndarray:
+        """[num_records, ...]: one field of every row."""
+        column = np.zeros(self._num_records, LOOK_DTYPE[name])
+        with self._path.open("rb") as file:
+            for start in range(0, self._num_records, ROWS_PER_READ):
+                rows = np.frombuffer(file.read(ROWS_PER_READ * LOOK_DTYPE.itemsize), LOOK_DTYPE)
+                column[start : start + len(rows)] = rows[name]
+        return column
+
+    def rows(self, rows: np.ndarray) -> np.ndarray:
+        """[len(rows)] of LOOK_DTYPE."""
+        looks = np.zeros(len(rows), LOOK_DTYPE)
+        with self._path.open("rb", buffering=0) as file:
+            for position, row in enumerate(rows.tolist()):
+                file.seek(row * LOOK_DTYPE.itemsize)
+                file.readinto(memoryview(looks[position : position + 1]).cast("B"))
+        return looks
+
+
+def read_spooled(spool: Path, row: int, look: np.void) -> bytes:
+    """The encoded image of one record."""
+    with _piece_path(spool, row - row % RECORDS_PER_PIECE).open("rb", buffering=0) as file:
+        file.seek(look["spool_offset"])
+        return file.read(look["spool_bytes"])
+
+
+def _piece_path(spool: Path, first_row: int) -> Path:
+    return spool / f"{first_row // RECORDS_PER_PIECE:08d}.piece"
+
+
+def _looks_path(spool: Path) -> Path:
+    return spool / "looks"
