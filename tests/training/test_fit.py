@@ -52,12 +52,12 @@ def task(index_path, folder, *, fingerprint="f", epochs=3, lr=0.01, loading=None
 class Sink:
     """Keeps rank 0's metrics; raises at a step, as a kill would end the process there."""
 
-    def __init__(self, stop_at=None):
-        self.lines, self._stop_at = [], stop_at
+    def __init__(self, stop_at=None, metric="train/loss"):
+        self.lines, self._stop_at, self._metric = [], stop_at, metric
 
     def append(self, step, metrics, epoch=None):
         self.lines.append((step, metrics))
-        if step == self._stop_at and "train/loss" in metrics:
+        if step == self._stop_at and self._metric in metrics:
             raise KilledError
 
     def open(self, path: Path, position: int):
@@ -119,6 +119,16 @@ def test_killed_and_resumed_it_ends_with_the_same_bits(index_path, undisturbed, 
     ]
     # A checkpoint at every log point but an epoch's last: at most one step is done again.
     assert resumed.lines[0][0] in (stop_at, max(1, stop_at - 1))
+
+
+def test_killed_in_the_validation_of_an_epoch_it_is_validated_again(index_path, undisturbed, tmp_path):
+    what = task(index_path, tmp_path)
+    with pytest.raises(KilledError):
+        train(what, Sink(5, "val/top1"))
+    train(what)
+    assert steps(what) == steps(undisturbed)
+    one, other = (Result.read(each.run.result, made_by="train").history for each in (what, undisturbed))
+    assert [row["validation_loss"] for row in one] == [row["validation_loss"] for row in other]
 
 
 def test_loader_threads_change_nothing(index_path, undisturbed, tmp_path):

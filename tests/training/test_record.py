@@ -61,6 +61,9 @@ def test_waiting_is_a_fraction_of_the_time_since_the_last_log(clock):
     book.waited(1.0)
     book.log_step(1, 0.0, 0.1)
     assert lines[0][1]["loader/wait_fraction"] == pytest.approx(0.25)
+    clock[0] += 4.0
+    book.log_step(2, 0.0, 0.1)
+    assert lines[1][1]["loader/wait_fraction"] == 0.0
 
 
 def test_a_resumed_record_goes_on_as_if_nothing_had_happened(clock):
