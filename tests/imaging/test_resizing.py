@@ -1,9 +1,11 @@
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
-from pipeline.imaging.resizing import crop_and_resize, evaluation_view, limit_short_side
+from pipeline.imaging.resizing import crop_and_resize, evaluation_view, limit_short_side, resize
 
 SIDES = st.integers(1, 60)
 
@@ -28,6 +30,27 @@ def test_shrinking_averages_and_enlarging_interpolates():
     assert crop_and_resize(dots_HWC, 0, 0, 6, 6, 2).tolist() == np.full((2, 2, 1), 10).tolist()
     steps_HWC = np.array([[0, 100]], np.uint8).repeat(2, 0)[:, :, None]
     assert crop_and_resize(steps_HWC, 0, 0, 2, 2, 4)[0, :, 0].tolist() == [0, 25, 75, 100]
+
+
+@pytest.mark.parametrize("shrink", [1.1, 1.25, 1.5, 1.75, 1.95, 2.0, 3.3])
+def test_shrinking_is_as_near_to_pillows_antialiasing_as_averaging_is(shrink):
+    noise = np.random.default_rng(3).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+    image = Image.fromarray(noise).resize((400, 300), Image.Resampling.BICUBIC)
+    height, width = round(300 / shrink), round(400 / shrink)
+    antialiased_HWC = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR)).astype(int)
+    averaged_HWC = cv2.resize(np.array(image), (width, height), interpolation=cv2.INTER_AREA)
+    of_averaging = np.abs(averaged_HWC - antialiased_HWC).mean()
+    assert np.abs(resize(np.array(image), height, width) - antialiased_HWC).mean() < 1.6 * of_averaging
+    lines_HWC = np.tile(np.array([0, 255], np.uint8), (300, 200))[
+        :, :, None
+    ]  # what interpolating alone makes stripes of
+    assert resize(lines_HWC, height, width).std() < 0.53 * lines_HWC.std()
+
+
+@given(st.integers(0, 255), st.floats(1.0, 2.5), st.floats(1.0, 2.5))
+def test_a_flat_image_keeps_its_value_at_any_size(value, shrink_y, shrink_x):
+    flat_HWC = np.full((40, 50, 3), value, np.uint8)
+    assert (resize(flat_HWC, int(40 / shrink_y), int(50 / shrink_x)) == value).all()
 
 
 def test_a_crop_takes_the_rectangle():
