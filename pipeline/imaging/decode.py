@@ -28,17 +28,25 @@ MAGICS = (MAGIC, PNG_MAGIC, b"RIFF", b"GIF8", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # Pillow's own check, for the formats whose headers only Pillow reads
 
 
-def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, min_short_side_px: int = 0) -> np.ndarray:
+def decode(
+    data: bytes,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    min_short_side_px: int = 0,
+    scratch: np.ndarray | None = None,
+) -> np.ndarray:
     """uint8 [H, W, 3] RGB, upright and contiguous, owned by the caller.
 
     With `min_short_side_px` a JPEG may come at 1/2, 1/4 or 1/8 of its size, its short side no smaller than that.
+    With `scratch`, uint8 [num_bytes], the pixels may lie in it: they are good until it is used again. Memory that was
+    used before saves the time in which the system hands out fresh pages.
     Raises ImageError; its `reason` is one of empty_file, not_an_image, truncated, damaged, too_many_pixels,
     unsupported_mode.
     """
     header = read_jpeg_header(data)
     if header is not None:
         _check_pixels(header.height, header.width, max_pixels)
-        return _upright(decode_jpeg(data, header, min_short_side_px), header.orientation)
+        return _upright(decode_jpeg(data, header, min_short_side_px, scratch), header.orientation)
     with _open(data) as image:
         _check_pixels(image.height, image.width, max_pixels)
         _check_whole(data)
@@ -65,6 +73,18 @@ def read_size(data: bytes) -> tuple[int, int]:
             # Pillow turns TIFFs itself and reports the size after that.
             orientation = 1 if image.format == "TIFF" else _orientation(image)
     return (width, height) if orientation >= 5 else (height, width)
+
+
+def read_kind(data: bytes) -> str:
+    """Format and kind of pixels, from the header alone: `JPEG YCbCr`, `PNG RGBA`.
+
+    Raises ImageError with the reason empty_file or not_an_image.
+    """
+    header = read_jpeg_header(data)
+    if header is not None:
+        return f"JPEG {header.colorspace}"
+    with _open(data) as image:
+        return f"{image.format} {image.mode}"
 
 
 def _open(data: bytes) -> Image.Image:

@@ -46,23 +46,28 @@ def read_jpeg_header(data: bytes) -> JpegHeader | None:
     return JpegHeader(height, width, colorspace, _orientation(data))
 
 
-def decode_jpeg(data: bytes, header: JpegHeader, min_short_side_px: int = 0) -> np.ndarray:
+def decode_jpeg(
+    data: bytes, header: JpegHeader, min_short_side_px: int = 0, scratch: np.ndarray | None = None
+) -> np.ndarray:
     """uint8 [height, width, 3] RGB as stored, or at 1/2 to 1/8 of that with at least the given short side.
 
+    It lies in `scratch`, uint8 [num_bytes], where that has room.
     Raises ImageError with the reason `truncated` or `damaged`.
     """
     is_cmyk = header.colorspace in ("CMYK", "YCCK")
     colorspace = "CMYK" if is_cmyk else "RGB"
     # Scales between 1 and 1/2 have no fast transform in libjpeg-turbo: they cost more than they save.
-    scaling = {"min_height": min_short_side_px, "min_width": min_short_side_px, "min_factor": 2}
-    scaling = scaling if min_short_side_px else {}
+    options = {"min_height": min_short_side_px, "min_width": min_short_side_px, "min_factor": 2}
+    options = options if min_short_side_px else {}
+    if scratch is not None and not is_cmyk and header.height * header.width * 3 <= scratch.size:
+        options["buffer"] = scratch
     try:
-        pixels_HWC = simplejpeg.decode_jpeg(data, colorspace, **scaling)
+        pixels_HWC = simplejpeg.decode_jpeg(data, colorspace, **options)
     except ValueError as exc:
         if not _is_harmless(str(exc)):
             reason = "truncated" if "remature end" in str(exc) else "damaged"
             raise ImageError(reason, f"The JPEG is {reason}: {exc}.") from exc
-        pixels_HWC = simplejpeg.decode_jpeg(data, colorspace, strict=False, **scaling)
+        pixels_HWC = simplejpeg.decode_jpeg(data, colorspace, strict=False, **options)
     if is_cmyk:
         # Writers of CMYK JPEGs follow Adobe, which stores ink inverted.
         ink = ImageChops.invert(Image.fromarray(pixels_HWC, "CMYK"))

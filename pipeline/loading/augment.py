@@ -1,9 +1,10 @@
 """What augmentation does to a sample, decided by numbers in [0, 1) that belong to (seed, epoch, sample).
 
-Deciding (`plan`) is vectorised over a batch and apart from doing (`apply`), which runs on one decoded image.
+Deciding (`plan`) needs only the sizes of the images, is vectorised over a batch, and is apart from doing (`apply`),
+which runs on one decoded image.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -44,17 +45,35 @@ class View:
     color: tuple[float, float, float] | None
 
 
-def plan(augmentation: Augmentation, height: int, width: int, draws: np.ndarray) -> View:
-    """The view of one image that these draws, float64 [NUM_DRAWS], decide."""
-    tries, rest = draws[: 2 * _NUM_CROP_TRIES].reshape(_NUM_CROP_TRIES, 2), draws[2 * _NUM_CROP_TRIES :]
-    box = _crop_box(augmentation, height, width, tries, rest[0], rest[1])
+def plan(augmentation: Augmentation, heights_B: np.ndarray, widths_B: np.ndarray, draws_BD: np.ndarray) -> list[View]:
+    """The views of images of these sizes that these draws, float64 [B, NUM_DRAWS], decide."""
+    tries, rest_BR = np.split(draws_BD, [2 * _NUM_CROP_TRIES], axis=1)
+    tries_BT2 = tries.reshape(-1, _NUM_CROP_TRIES, 2)
+    boxes = _crop_boxes(augmentation, heights_B, widths_B, tries_BT2, rest_BR[:, 0], rest_BR[:, 1])
+    horizontal = augmentation.horizontal_flip & (rest_BR[:, 2] < 0.5)
+    vertical = augmentation.vertical_flip & (rest_BR[:, 3] < 0.5)
     jitter = augmentation.color_jitter
-    return View(
-        *box,
-        flip_horizontal=bool(augmentation.horizontal_flip and rest[2] < 0.5),
-        flip_vertical=bool(augmentation.vertical_flip and rest[3] < 0.5),
-        color=tuple((1.0 + jitter * (2.0 * rest[4:7] - 1.0)).tolist()) if jitter else None,
-    )
+    colors = map(tuple, (1.0 + jitter * (2.0 * rest_BR[:, 4:7] - 1.0)).tolist())
+    plans = zip(boxes.tolist(), horizontal.tolist(), vertical.tolist(), colors, strict=True)
+    return [View(*box, *flips, color if jitter else None) for box, *flips, color in plans]
+
+
+def min_short_side_px(view: View, height: int, width: int, side_px: int) -> int:
+    """How far a decoder may shrink an image of this size: its short side when the crop is no smaller than the output.
+
+    0, which asks for the whole size, where no halving is possible.
+    """
+    least = min(view.height, view.width)
+    return -(-min(height, width) * side_px // least) if least >= 2 * side_px else 0
+
+
+def at_size(view: View, height: int, width: int, new_height: int, new_width: int) -> View:
+    """The view of the same image after a decoder shrank it from one size to another."""
+    if (height, width) == (new_height, new_width):
+        return view
+    top, bottom = (round(y * new_height / height) for y in (view.top, view.top + view.height))
+    left, right = (round(x * new_width / width) for x in (view.left, view.left + view.width))
+    return replace(view, top=top, left=left, height=max(1, bottom - top), width=max(1, right - left))
 
 
 def apply(image_HWC: np.ndarray, view: View, side_px: int, out: np.ndarray) -> None:
@@ -68,27 +87,34 @@ def apply(image_HWC: np.ndarray, view: View, side_px: int, out: np.ndarray) -> N
         cv2.transform(out, _color_matrix(out, *view.color), dst=out)
 
 
-def _crop_box(
-    augmentation: Augmentation, height: int, width: int, tries: np.ndarray, u_top: float, u_left: float
-) -> tuple[int, int, int, int]:
-    """Top, left, height, width of a crop with area uniform in crop_scale and ratio log-uniform in crop_ratio.
+def _crop_boxes(
+    augmentation: Augmentation,
+    heights_B: np.ndarray,
+    widths_B: np.ndarray,
+    tries_BT2: np.ndarray,
+    u_top_B: np.ndarray,
+    u_left_B: np.ndarray,
+) -> np.ndarray:
+    """int64 [B, 4]: top, left, height, width of crops with area uniform in crop_scale and ratio log-uniform in
+    crop_ratio.
 
     Source: Szegedy et al. 2015 (inception crop), as in torchvision's RandomResizedCrop, its fallback included.
     """
     low, high = augmentation.crop_scale
     ratio_low, ratio_high = np.log(augmentation.crop_ratio)
-    areas = height * width * (low + (high - low) * tries[:, 0])
-    ratios = np.exp(ratio_low + (ratio_high - ratio_low) * tries[:, 1])
-    widths, heights = np.rint(np.sqrt(areas * ratios)), np.rint(np.sqrt(areas / ratios))
-    inside = (widths >= 1) & (widths <= width) & (heights >= 1) & (heights <= height)
-    if inside.any():
-        first = int(np.argmax(inside))
-        crop_height, crop_width = int(heights[first]), int(widths[first])
-        top = int(u_top * (height - crop_height + 1))
-        return top, int(u_left * (width - crop_width + 1)), crop_height, crop_width
-    crop_width = min(width, max(1, round(height * augmentation.crop_ratio[1])))
-    crop_height = min(height, max(1, round(width / augmentation.crop_ratio[0])))
-    return (height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width
+    areas_BT = (heights_B * widths_B)[:, None] * (low + (high - low) * tries_BT2[:, :, 0])
+    ratios_BT = np.exp(ratio_low + (ratio_high - ratio_low) * tries_BT2[:, :, 1])
+    tried_BT2 = np.rint(np.sqrt(np.stack([areas_BT / ratios_BT, areas_BT * ratios_BT], axis=2))).astype(np.int64)
+    sizes_B2 = np.stack([heights_B, widths_B], axis=1).astype(np.int64)
+    inside_BT = ((tried_BT2 >= 1) & (tried_BT2 <= sizes_B2[:, None])).all(axis=2)
+    crops_B2 = tried_BT2[np.arange(len(tried_BT2)), inside_BT.argmax(axis=1)]
+    offsets_B2 = (np.stack([u_top_B, u_left_B], axis=1) * (sizes_B2 - crops_B2 + 1)).astype(np.int64)
+    widest, tallest = widths_B / augmentation.crop_ratio[0], heights_B * augmentation.crop_ratio[1]
+    limits_B2 = np.maximum(1, np.rint(np.stack([widest, tallest], axis=1))).astype(np.int64)
+    centred_B2 = np.minimum(sizes_B2, limits_B2)
+    boxes_B4 = np.concatenate([offsets_B2, crops_B2], axis=1)
+    centred_B4 = np.concatenate([(sizes_B2 - centred_B2) // 2, centred_B2], axis=1)
+    return np.where(inside_BT.any(axis=1)[:, None], boxes_B4, centred_B4)
 
 
 def _color_matrix(image_HWC: np.ndarray, brightness: float, contrast: float, saturation: float) -> np.ndarray:

@@ -6,41 +6,21 @@ or shared memory. A worker writes its images straight into the batch's array.
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from pipeline.imaging.decode import decode
 from pipeline.imaging.resizing import evaluation_view
 from pipeline.loading import augment
+from pipeline.loading.assembly import Assembly, Batch, Pages, Pixels, Render
 from pipeline.loading.keyed import key_of, uniforms
 from pipeline.loading.order import Order, evaluation_steps
 from pipeline.loading.read import SplitReader
 
 BATCHES_AHEAD = 3
 """Batches that are being made while one is used."""
-
-
-@dataclass
-class Batch:
-    """B samples; padding has mask False."""
-
-    images_BCHW: torch.Tensor
-    """uint8, channels_last."""
-    labels_B: torch.Tensor
-    """int64."""
-    mask_B: torch.Tensor
-    """bool."""
-    keys_B: np.ndarray
-    """uint64 sample keys."""
-
-
-Render = Callable[[np.ndarray, int, np.ndarray], None]
-"""Decoded image [H, W, 3], its place in the batch, and the pixels to write [side_px, side_px, 3]."""
 
 
 def training_batches(
@@ -62,11 +42,14 @@ def training_batches(
             yield numbers, np.ones(len(numbers), bool)
 
     def render(keys_B: np.ndarray) -> Render:
-        draws = uniforms(key_of(order.key, "augment"), keys_B, augment.NUM_DRAWS)
+        draws_BD = uniforms(key_of(order.key, "augment"), keys_B, augment.NUM_DRAWS)
 
-        def write(image_HWC: np.ndarray, place: int, out: np.ndarray) -> None:
-            view = augment.plan(augmentation, *image_HWC.shape[:2], draws[place])
-            augment.apply(image_HWC, view, input_px, out)
+        def write(images: Sequence[Pixels], places: slice, out_BHWC: np.ndarray) -> None:
+            heights_B, widths_B = np.array([image.size for image in images]).T
+            views = augment.plan(augmentation, heights_B, widths_B, draws_BD[places])
+            for image, view, out_HWC in zip(images, views, out_BHWC[places], strict=True):
+                image_HWC = image.decoded(augment.min_short_side_px(view, *image.size, input_px))
+                augment.apply(image_HWC, augment.at_size(view, *image.size, *image_HWC.shape[:2]), input_px, out_HWC)
 
         return write
 
@@ -86,8 +69,9 @@ def evaluation_batches(
     """The rank's batches of a whole split, in the index's order: every sample once over all ranks, padding masked."""
     reader = SplitReader(index_path, split)
 
-    def write(image_HWC: np.ndarray, _place: int, out: np.ndarray) -> None:
-        evaluation_view(image_HWC, input_px, out=out)
+    def write(images: Sequence[Pixels], places: slice, out_BHWC: np.ndarray) -> None:
+        for image, out_HWC in zip(images, out_BHWC[places], strict=True):
+            evaluation_view(image.decoded(), input_px, out=out_HWC)
 
     try:
         plans = evaluation_steps(reader.num_samples, batch_size, rank, world_size)
@@ -104,15 +88,16 @@ def _batches(
     num_workers: int,
 ) -> Iterator[Batch]:
     """Makes up to BATCHES_AHEAD batches ahead, each cut into one piece per worker."""
+    pages = Pages()
     if num_workers == 0:
         for numbers, mask in plans:
-            yield _Assembly(reader, numbers, mask, render, side_px).fill(0, len(numbers)).batch()
+            yield Assembly(reader, numbers, mask, render, side_px, pages).fill(0, len(numbers)).batch()
         return
     executor = ThreadPoolExecutor(num_workers, thread_name_prefix="convoy-loader")
-    pending: deque[tuple[_Assembly, list[Future]]] = deque()
+    pending: deque[tuple[Assembly, list[Future]]] = deque()
     try:
         for numbers, mask in plans:
-            assembly = _Assembly(reader, numbers, mask, render, side_px)
+            assembly = Assembly(reader, numbers, mask, render, side_px, pages)
             cuts = np.linspace(0, len(numbers), min(num_workers, len(numbers)) + 1).astype(int)
             pieces = itertools.pairwise(cuts.tolist())
             pending.append((assembly, [executor.submit(assembly.fill, *piece) for piece in pieces]))
@@ -124,37 +109,7 @@ def _batches(
         executor.shutdown(cancel_futures=True)
 
 
-def _finished(assembly: "_Assembly", futures: list[Future]) -> Batch:
+def _finished(assembly: Assembly, futures: list[Future]) -> Batch:
     for future in futures:
         future.result()
     return assembly.batch()
-
-
-class _Assembly:
-    """A batch in the making."""
-
-    def __init__(self, reader: SplitReader, numbers: np.ndarray, mask: np.ndarray, render, side_px: int):
-        self._reader = reader
-        self._shards, self._rows = reader.locate(numbers)
-        self._mask = mask
-        self._write = render(self._rows["key"])
-        self._images_BHWC = np.empty((len(numbers), side_px, side_px, 3), np.uint8)
-
-    def fill(self, first: int, last: int) -> "_Assembly":
-        """Decodes and renders places first..last-1; padding gets zeros and no decoding."""
-        for place in range(first, last):
-            out = self._images_BHWC[place]
-            if self._mask[place]:
-                data = self._reader.image_bytes(int(self._shards[place]), self._rows[place])
-                self._write(decode(data), place, out)
-            else:
-                out.fill(0)
-        return self
-
-    def batch(self) -> Batch:
-        return Batch(
-            images_BCHW=torch.from_numpy(self._images_BHWC).permute(0, 3, 1, 2),
-            labels_B=torch.from_numpy(self._rows["label"].astype(np.int64)),
-            mask_B=torch.from_numpy(self._mask),
-            keys_B=self._rows["key"].copy(),
-        )

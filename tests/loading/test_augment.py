@@ -1,9 +1,13 @@
+import cv2
 import numpy as np
 import pytest
+import simplejpeg
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.loading.augment import NUM_DRAWS, Augmentation, View, apply, plan
+from pipeline.imaging.decode import decode
+from pipeline.loading import augment
+from pipeline.loading.augment import NUM_DRAWS, Augmentation, View, apply, at_size, min_short_side_px
 from pipeline.loading.keyed import uniforms
 
 PLAIN = Augmentation((1.0, 1.0), (1.0, 1.0), horizontal_flip=False, vertical_flip=False, color_jitter=0.0)
@@ -18,6 +22,12 @@ def view(**changes):
                     "color": None} | changes))  # fmt: skip
 
 
+def plan(wanted, height, width, draws_BD):
+    """The views of as many images of one size as there are draws."""
+    draws_BD = np.atleast_2d(draws_BD)
+    return augment.plan(wanted, np.full(len(draws_BD), height), np.full(len(draws_BD), width), draws_BD)
+
+
 def rendered(source, seen, side_px=6):
     out = np.empty((side_px, side_px, 3), np.uint8)
     apply(source, seen, side_px, out)
@@ -25,7 +35,7 @@ def rendered(source, seen, side_px=6):
 
 
 def test_nothing_asked_for_gives_the_image():
-    seen = plan(PLAIN, 6, 6, uniforms(0, np.array([1]), NUM_DRAWS)[0])
+    (seen,) = plan(PLAIN, 6, 6, uniforms(0, np.array([1]), NUM_DRAWS))
     assert np.array_equal(rendered(image(), seen), image())
 
 
@@ -39,7 +49,7 @@ def test_flips_and_crops_are_numpys():
 @given(st.integers(1, 80), st.integers(1, 80), st.integers(0, 2**63), st.floats(0.05, 1.0))
 def test_crops_lie_inside_and_keep_to_scale_and_ratio(height, width, key, least):
     wanted = Augmentation((least, 1.0), (0.75, 4 / 3), True, False, 0.0)
-    seen = plan(wanted, height, width, uniforms(key, np.array([1]), NUM_DRAWS)[0])
+    (seen,) = plan(wanted, height, width, uniforms(key, np.array([1]), NUM_DRAWS))
     assert seen.top >= 0
     assert seen.left >= 0
     assert seen.top + seen.height <= height
@@ -50,18 +60,22 @@ def test_crops_lie_inside_and_keep_to_scale_and_ratio(height, width, key, least)
 
 def test_crop_areas_are_uniform_and_flips_are_even():
     wanted = Augmentation((0.2, 0.8), (1.0, 1.0), True, True, 0.0)
-    views = [plan(wanted, 1000, 1000, draws) for draws in uniforms(1, np.arange(4000), NUM_DRAWS)]
+    views = plan(wanted, 1000, 1000, uniforms(1, np.arange(4000), NUM_DRAWS))
     areas = np.array([seen.height * seen.width for seen in views]) / 1e6
     observed = np.histogram(areas, bins=12, range=(0.2, 0.8))[0]
     assert ((observed - 4000 / 12) ** 2 / (4000 / 12)).sum() < 11 + 6 * np.sqrt(22)
     assert np.mean([seen.flip_horizontal for seen in views]) == pytest.approx(0.5, abs=0.03)
     assert np.mean([seen.flip_vertical for seen in views]) == pytest.approx(0.5, abs=0.03)
+    both = np.mean([seen.flip_horizontal and seen.flip_vertical for seen in views])
+    assert both == pytest.approx(0.25, abs=0.03)  # one does not bring the other
     assert np.mean([seen.top / max(1, 1000 - seen.height) for seen in views]) == pytest.approx(0.5, abs=0.02)
 
 
 def test_an_image_too_long_for_the_ratio_gets_the_largest_centred_crop():
-    seen = plan(Augmentation((1.0, 1.0), (0.75, 4 / 3), False, False, 0.0), 10, 1000, np.full(NUM_DRAWS, 0.5))
-    assert (seen.top, seen.left, seen.height, seen.width) == (0, 493, 10, 13)
+    whole = Augmentation((1.0, 1.0), (0.75, 4 / 3), False, False, 0.0)
+    wide, tall = (plan(whole, *size, np.full(NUM_DRAWS, 0.5))[0] for size in ((10, 1000), (1000, 10)))
+    assert (wide.top, wide.left, wide.height, wide.width) == (0, 493, 10, 13)
+    assert (tall.top, tall.left, tall.height, tall.width) == (493, 0, 13, 10)
 
 
 def test_colour_is_brightness_then_contrast_then_saturation():
@@ -79,6 +93,43 @@ def test_colour_is_brightness_then_contrast_then_saturation():
 
 def test_jitter_bounds_the_factors():
     wanted = Augmentation((1.0, 1.0), (1.0, 1.0), False, False, 0.3)
-    factors = np.array([plan(wanted, 8, 8, draws).color for draws in uniforms(2, np.arange(2000), NUM_DRAWS)])
+    factors = np.array([seen.color for seen in plan(wanted, 8, 8, uniforms(2, np.arange(2000), NUM_DRAWS))])
     assert factors.min() == pytest.approx(0.7, abs=0.01)
     assert factors.max() == pytest.approx(1.3, abs=0.01)
+
+
+@given(st.lists(st.tuples(st.integers(1, 90), st.integers(1, 90)), min_size=1, max_size=9), st.integers(0, 2**63))
+def test_a_view_is_the_same_alone_and_among_others(sizes, key):
+    wanted = Augmentation((0.1, 1.0), (0.75, 4 / 3), True, True, 0.2)
+    draws_BD = uniforms(key, np.arange(len(sizes)), NUM_DRAWS)
+    together = augment.plan(wanted, *np.array(sizes).T, draws_BD)
+    assert together == [plan(wanted, *size, draws)[0] for size, draws in zip(sizes, draws_BD, strict=True)]
+
+
+@given(st.integers(1, 400), st.integers(1, 400), st.integers(1, 60), st.integers(0, 2**63))
+def test_a_shrunk_decode_keeps_a_pixel_for_each_of_the_output_s(height, width, side_px, key):
+    wanted = Augmentation((0.1, 1.0), (0.75, 4 / 3), True, True, 0.0)
+    (seen,) = plan(wanted, height, width, uniforms(key, np.array([1]), NUM_DRAWS))
+    least = min_short_side_px(seen, height, width, side_px)
+    if min(seen.height, seen.width) < 2 * side_px:
+        assert least == 0
+        return
+    for eighths in (1, 2, 4):  # libjpeg-turbo rounds sizes up
+        new_height, new_width = -(-height * eighths // 8), -(-width * eighths // 8)
+        if min(new_height, new_width) < least:
+            continue
+        smaller = at_size(seen, height, width, new_height, new_width)
+        assert min(smaller.height, smaller.width) >= side_px - 1
+        assert smaller.top + smaller.height <= new_height
+        assert smaller.left + smaller.width <= new_width
+        assert smaller.top * 8 / eighths == pytest.approx(seen.top, abs=4 * 8 / eighths)
+
+
+def test_a_shrunk_decode_shows_the_same_crop():
+    smooth = cv2.resize(image(12, 16), (1600, 1200), interpolation=cv2.INTER_CUBIC)
+    data = simplejpeg.encode_jpeg(smooth, quality=95, colorsubsampling="444")
+    seen = view(top=201, left=403, height=600, width=700)
+    small = decode(data, min_short_side_px=min_short_side_px(seen, 1200, 1600, 64))
+    assert small.shape == (150, 200, 3)
+    whole = rendered(decode(data), seen, 64).astype(float)
+    assert np.abs(rendered(small, at_size(seen, 1200, 1600, 150, 200), 64) - whole).mean() < 2.0

@@ -1,6 +1,7 @@
 import threading
 
 import numpy as np
+import psutil
 import pytest
 import shard_sets
 import torch
@@ -118,3 +119,32 @@ def test_keys_are_numpy_so_that_ledgers_need_no_device(index_path):
     steps = order(reader.shard_sizes, seed=0, epoch=0, digest="d", global_batch_size=8)
     made = training_batches(reader, steps, AUGMENTATION, input_px=16, rank=0, world_size=1, first_step=0, num_workers=0)
     assert next(made).keys_B.dtype == np.uint64
+
+
+def test_memory_comes_back_when_a_batch_is_gone_and_not_before(index_path):
+    reader = SplitReader(index_path, "train")
+    steps = order(reader.shard_sizes, seed=0, epoch=0, digest="d", global_batch_size=4)
+    made = training_batches(reader, steps, AUGMENTATION, input_px=16, rank=0, world_size=1, first_step=0, num_workers=0)
+    kept = next(made).images_BCHW[1:3]  # a view: the batch itself is gone
+    before, place = kept.clone(), kept.untyped_storage().data_ptr()
+    later = [batch.images_BCHW.untyped_storage().data_ptr() for batch in made]
+    assert torch.equal(kept, before)
+    assert place not in later
+    assert (len(later), len(set(later))) == (9, 2)  # one is made while the last is looked at
+
+
+def test_a_long_run_grows_neither_memory_nor_descriptors(tmp_path):
+    reader = SplitReader(shard_sets.write(tmp_path, {"train": [20] * 12}, side_px=96), "train")
+    process = psutil.Process()
+    seen = []
+    for number in range(18):
+        steps = order(reader.shard_sizes, seed=0, epoch=number, digest="d", global_batch_size=4)
+        for _ in training_batches(
+            reader, steps, AUGMENTATION, input_px=96, rank=0, world_size=1, first_step=0, num_workers=2
+        ):
+            pass
+        seen.append((process.memory_info().rss, process.num_fds()))
+    assert 18 * steps.num_steps > 1000
+    (early_bytes, early_files), (late_bytes, late_files) = seen[3], seen[-1]
+    assert late_files == early_files
+    assert late_bytes - early_bytes < 8 * 1024**2  # a tenth of a megabyte a batch of 110 kB would be 75

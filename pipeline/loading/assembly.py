@@ -1,0 +1,109 @@
+"""A batch in the making: encoded images in, one uint8 array of pixels out, written by several threads side by side.
+
+Memory is used again: what the system hands out is cleared page by page, which costs a tenth of decoding a small photo.
+B samples; images are uint8 [H, W, 3].
+"""
+
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from pipeline.imaging.decode import decode, read_size
+from pipeline.loading.read import SplitReader
+
+_SCRATCH_BYTES = 8 * 1024**2
+"""A thread's memory for one decoded image, such as 1632 x 1632; larger ones get memory of their own."""
+
+_PIECE = 16
+"""Images whose encoded bytes a thread holds at once."""
+
+_scratch = threading.local()
+
+
+@dataclass
+class Batch:
+    """B samples; padding has mask False."""
+
+    images_BCHW: torch.Tensor
+    """uint8, channels_last."""
+    labels_B: torch.Tensor
+    """int64."""
+    mask_B: torch.Tensor
+    """bool."""
+    keys_B: np.ndarray
+    """uint64 sample keys."""
+
+
+class Pixels:
+    """One encoded image; its size is known before it is decoded."""
+
+    def __init__(self, data: bytes):
+        self._data = data
+        self.size = read_size(data)
+
+    def decoded(self, min_short_side_px: int = 0) -> np.ndarray:
+        """uint8 [H, W, 3], good until this thread decodes another; see `imaging.decode`."""
+        if not hasattr(_scratch, "memory"):
+            _scratch.memory = np.empty(_SCRATCH_BYTES, np.uint8)
+        return decode(self._data, min_short_side_px=min_short_side_px, scratch=_scratch.memory)
+
+
+Render = Callable[[Sequence[Pixels], slice, np.ndarray], None]
+"""Writes images into their places of the batch's array, uint8 [B, side_px, side_px, 3]."""
+
+
+class Pages:
+    """Arrays that come back when the tensor made of them is gone."""
+
+    def __init__(self):
+        self._free: list[np.ndarray] = []
+
+    def take(self, shape: tuple[int, ...]) -> np.ndarray:
+        """uint8, not cleared. Whoever keeps a part of it must keep the array, or a tensor made of it."""
+        memory = self._free.pop() if self._free else np.empty(shape, np.uint8)
+        if memory.shape != shape:
+            memory = np.empty(shape, np.uint8)
+        lent = memory.view()
+        weakref.finalize(lent, self._free.append, memory).atexit = False
+        return lent
+
+
+class Assembly:
+    """A batch in the making."""
+
+    def __init__(
+        self,
+        reader: SplitReader,
+        numbers: np.ndarray,
+        mask: np.ndarray,
+        render: Callable[[np.ndarray], Render],
+        side_px: int,
+        pages: Pages,
+    ):
+        self._reader = reader
+        self._shards, self._rows = reader.locate(numbers)
+        self._mask = mask
+        self._write = render(self._rows["key"])
+        self._images_BHWC = pages.take((len(numbers), side_px, side_px, 3))
+
+    def fill(self, first: int, last: int) -> "Assembly":
+        """Decodes and renders places first..last-1; padding, which is last, gets zeros and no decoding."""
+        end = first + int(self._mask[first:last].sum())
+        for start in range(first, end, _PIECE):
+            places = slice(start, min(start + _PIECE, end))
+            rows = zip(self._shards[places].tolist(), self._rows[places], strict=True)
+            self._write([Pixels(self._reader.image_bytes(*row)) for row in rows], places, self._images_BHWC)
+        self._images_BHWC[end:last] = 0
+        return self
+
+    def batch(self) -> Batch:
+        return Batch(
+            images_BCHW=torch.from_numpy(self._images_BHWC).permute(0, 3, 1, 2),
+            labels_B=torch.from_numpy(self._rows["label"].astype(np.int64)),
+            mask_B=torch.from_numpy(self._mask),
+            keys_B=self._rows["key"].copy(),
+        )
