@@ -3,6 +3,7 @@
 Exit codes: 0 done; 1 the user can mend it; 2 wrong usage; 70 a bug of ours, with its traceback.
 """
 
+import enum
 import importlib
 import inspect
 import os
@@ -27,6 +28,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+class Split(enum.Enum):
+    """As `artifacts.SPLITS`, which would bring numpy with it."""
+
+    train = "train"
+    validation = "validation"
+    test = "test"
 
 
 @app.command()
@@ -79,6 +88,21 @@ def ledger(
 ) -> None:
     """Check what a run was trained on against its plan, step by step."""
     _call("ledger", run=run)
+
+
+@app.command()
+def order(
+    split: Annotated[Split, typer.Option(help="train, validation or test.")] = Split.train,
+    epoch: Annotated[int, typer.Option(min=0, help="Counted from 0.")] = 0,
+    world_size: Annotated[int, typer.Option(min=1, help="Ranks that share a step.")] = 1,
+    rank: Annotated[int, typer.Option(min=0, help="Whose slice of the steps.")] = 0,
+    from_step: Annotated[int, typer.Option(min=0, help="First step of the epoch to print.")] = 0,
+    steps: Annotated[int | None, typer.Option(min=1, help="How many; all without it.")] = None,
+) -> None:
+    """Print which samples a rank uses in which step, as JSON lines."""
+    _call(
+        "order", split=split.value, epoch=epoch, world_size=world_size, rank=rank, from_step=from_step, num_steps=steps
+    )
 
 
 @app.command()

@@ -73,6 +73,7 @@ def _litdata_sample(item):
 
 
 def mosaicml(folder: Path):
+    from PIL import Image
     from streaming import StreamingDataset
 
     crop = _torchvision_crop()
@@ -80,7 +81,7 @@ def mosaicml(folder: Path):
     class Photos(StreamingDataset):
         def __getitem__(self, at):
             sample = super().__getitem__(at)
-            return crop(sample["image"].convert("RGB")), sample["label"]
+            return crop(Image.open(io.BytesIO(sample["image"])).convert("RGB")), sample["label"]
 
     return _torch_batches(Photos(local=str(folder / "mds"), shuffle=True, batch_size=BATCH))
 

@@ -1,0 +1,176 @@
+"""Images a second of the shard stage beside `tar` and the FFCV writer on the same photographs, one JSON line.
+
+With original bytes every image is decoded to validate it and hashed; `tar cf` copies. FFCV shrinks to a long side of
+256 px, so this stage is measured at a short side of 256 px (more pixels) and of 192 px (as many, of 4:3 photographs).
+Two workers, everything in the page cache, each tool in a process of its own, one after the other in every repeat;
+medians over the repeats, ratios of medians. Memory is that of the whole process tree, shared pages counted once.
+
+    python benchmarks/sharding.py --photos FOLDER --peers-python /path/to/python
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import psutil
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+PEER_SCRIPT = Path(__file__).resolve().parent / "peers" / "writing.py"
+sys.path.insert(0, str(REPOSITORY))
+NUM_CLASSES = 10
+NUM_WORKERS = 2
+SHORT_SIDE_PX = {"original bytes": None, "256 px": 256, "192 px": 192}
+RATIOS = {
+    "original bytes / tar": ("original bytes", "tar"),
+    "original bytes / tar and fsync": ("original bytes", "tar and fsync"),
+    "256 px / ffcv": ("256 px", "ffcv"),
+    "192 px / ffcv": ("192 px", "ffcv"),
+}
+SAMPLE_SECONDS = 0.05
+
+
+def main() -> None:
+    arguments = _arguments()
+    with tempfile.TemporaryDirectory(dir=arguments.work) as name:
+        work = Path(name)
+        _fill(work / "images", arguments.photos, arguments.images)
+        commands = _commands(work, arguments.peers_python)
+        missing = {} if arguments.peers_python else {"ffcv": "no --peers-python"}
+        seconds: dict[str, list[float]] = {}
+        peak_mb: dict[str, list[float]] = {}
+        for _ in range(arguments.repeats):
+            for tool, command in commands.items():
+                answer = _run(command)
+                if "failed" in answer:
+                    missing[tool] = answer["failed"]
+                    continue
+                seconds.setdefault(tool, []).append(answer["seconds"])
+                peak_mb.setdefault(tool, []).append(answer["peak_mb"])
+                shutil.rmtree(work / "out", ignore_errors=True)
+    rates = {tool: arguments.images / statistics.median(each) for tool, each in seconds.items()}
+    print(
+        json.dumps(
+            {
+                "benchmark": "sharding",
+                "cores": os.cpu_count(),
+                "images": arguments.images,
+                "repeats": arguments.repeats,
+                "images_per_second": {tool: round(rate) for tool, rate in rates.items()},
+                "ratios": {n: round(rates[a] / rates[b], 3) for n, (a, b) in RATIOS.items() if {a, b} <= set(rates)},
+                "peak_mb": {tool: round(statistics.median(each)) for tool, each in peak_mb.items()},
+                "missing": missing,
+            }
+        )
+    )
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--photos", type=Path, help="a folder with .jpg files at any depth")
+    parser.add_argument("--peers-python", type=Path, help="the Python that has ffcv 1.0.2")
+    parser.add_argument("--images", type=int, default=3000)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--work", type=Path)
+    parser.add_argument("--measure", nargs=2, metavar=("FORM", "WORK"))
+    arguments = parser.parse_args()
+    if arguments.measure:
+        _measure_here(arguments.measure[0], Path(arguments.measure[1]))
+        sys.exit()
+    if arguments.photos is None:
+        parser.error("--photos is needed")
+    return arguments
+
+
+def _fill(folder: Path, photos: Path, num_images: int) -> None:
+    """`num_images` files of their own: tar stores the second of two linked files as a link."""
+    paths = sorted(photos.rglob("*.jpg"))
+    for number in range(num_images):
+        path = folder / f"{number % NUM_CLASSES}" / f"{number:06d}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(paths[number % len(paths)], path)
+
+
+def _commands(work: Path, peers_python: Path | None) -> dict[str, list]:
+    commands = {form: [sys.executable, __file__, "--measure", form, work] for form in SHORT_SIDE_PX}
+    for tool in ("tar", "tar and fsync"):
+        commands[tool] = [sys.executable, __file__, "--measure", tool, work]
+    if peers_python:
+        commands["ffcv"] = [peers_python, PEER_SCRIPT, work, str(NUM_WORKERS)]
+    return commands
+
+
+def _run(command: list) -> dict:
+    """What the command prints as its last line, with the peak of its tree's memory."""
+    process = subprocess.Popen(
+        [str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    is_done, peak = threading.Event(), [0]
+    watcher = threading.Thread(target=_watch, args=(process.pid, is_done, peak))
+    watcher.start()
+    out, err = process.communicate()
+    is_done.set()
+    watcher.join()
+    try:
+        return json.loads(out.splitlines()[-1]) | {"peak_mb": peak[0] / 1e6}
+    except (IndexError, ValueError):
+        return {"failed": (err.strip().splitlines() or ["no output"])[-1][-200:]}
+
+
+def _watch(pid: int, is_done: threading.Event, peak: list[int]) -> None:
+    while not is_done.wait(SAMPLE_SECONDS):
+        total = 0
+        with contextlib.suppress(psutil.Error):
+            parent = psutil.Process(pid)
+            for each in [parent, *parent.children(recursive=True)]:
+                with contextlib.suppress(psutil.Error):
+                    total += each.memory_full_info().pss
+        peak[0] = max(peak[0], total)
+
+
+def _measure_here(tool: str, work: Path) -> None:
+    out = work / "out"
+    out.mkdir()
+    if tool in SHORT_SIDE_PX:
+        import pipeline.sharding.build  # noqa: F401 - imports are outside the time of every tool
+    start = time.perf_counter()
+    if tool in SHORT_SIDE_PX:
+        _shard(work / "images", out, SHORT_SIDE_PX[tool])
+    else:
+        subprocess.run(["tar", "cf", out / "images.tar", "-C", work, "images"], check=True)
+        if tool == "tar and fsync":
+            with (out / "images.tar").open("rb") as file:
+                os.fsync(file.fileno())
+    print(json.dumps({"seconds": time.perf_counter() - start}))
+
+
+def _shard(images: Path, out: Path, short_side_px: int | None) -> None:
+    """As the stages do it, scan to published."""
+    from pipeline.sharding.build import ShardForm, SplitRule, build_shard_set
+    from pipeline.sharding.scan import scan_source
+    from pipeline.sharding.tables import TableColumns
+    from pipeline.stages.publish import publishing
+
+    manifest, _ = scan_source(str(images), TableColumns("image", "label", None, None, ()), lambda count: None)
+    form = ShardForm(short_side_px, 90, 500)
+    with publishing(out / "shards") as [folder]:
+        folder.mkdir()
+        built = build_shard_set(folder, manifest, images, SplitRule(0.1, 0.1, 0), form, NUM_WORKERS, 0.0, _silent)
+    assert built.index.num_records == manifest.num_rows
+
+
+@contextlib.contextmanager
+def _silent(doing: str, total: int):
+    yield lambda count: None
+
+
+if __name__ == "__main__":
+    main()
