@@ -53,6 +53,9 @@ class Split(Section):
     """Of all records; of the given training split where the source fixes splits without a validation one."""
     test_fraction: Fraction
     """Of all records; ignored where the source fixes a test split."""
+    near_duplicates_together: bool
+    """Pictures that look alike share a split, and a new one can take its old look-alikes to another; false leaves every
+    old image where it is, and says under near_leakage what straddles."""
     seed: int
 
 
@@ -65,9 +68,27 @@ class Shards(Section):
     """Processes that decode and write; null for one per core."""
 
 
+Policy = Literal["ignore", "warn", "fail"]
+Finding = Literal[
+    "duplicates", "near_duplicates", "contradictory_labels", "contradictory_near_labels", "leakage", "near_leakage",
+    "group_leakage", "tiny_images", "dark_images", "blank_images", "rare_classes",
+]  # fmt: skip
+"""docs/data.md says what each is."""
+
+
 class Audit(Section):
     max_rejected_fraction: Fraction
     """The shard stage fails when a larger part of the records cannot be decoded."""
+    near_duplicate_bits: Annotated[int, Field(ge=0, le=8)] | None
+    """Of the 64 of a perceptual hash, how many may differ between pictures that look alike; null looks for none."""
+    tiny_below_px: Annotated[int, Field(ge=0)]
+    """A shorter side makes an image a tiny one."""
+    dark_below: Annotated[float, Field(ge=0.0, le=255.0)]
+    """A smaller mean grey level makes an image a dark one."""
+    min_training_samples: Annotated[int, Field(ge=0)]
+    """A class with fewer is a rare one."""
+    policies: dict[Finding, Policy]
+    """By finding: `ignore`, `warn` (a line, and data/audit.json) or `fail`; one that is not named warns."""
 
 
 class Loading(Section):

@@ -6,12 +6,14 @@ from pathlib import Path
 import numpy as np
 import simplejpeg
 
+from pipeline.sharding.audit import EXPLANATIONS, AuditRule
 from pipeline.sharding.build import Built, ShardForm, SplitRule, build_shard_set
 from pipeline.sharding.scan import image_root, scan_source
 from pipeline.sharding.tables import TableColumns
 
 SPLIT_RULE = SplitRule(0.2, 0.2, 0)
 FORM = ShardForm(None, 90, 8)
+AUDIT_RULE = AuditRule(0.5, 6, 0, 0.0, 0, dict.fromkeys(EXPLANATIONS, "warn"))
 BY_FOLDERS = TableColumns("image", "label", None, None, ())
 
 
@@ -46,13 +48,13 @@ def build(
     rule: SplitRule = SPLIT_RULE,
     form: ShardForm = FORM,
     num_workers: int = 1,
-    max_rejected_fraction: float = 0.5,
+    audit_rule: AuditRule = AUDIT_RULE,
 ) -> Built:
     """The source sharded into `folder`."""
     manifest, _ = scan_source(str(source), columns, lambda count: None)
     folder.mkdir(parents=True, exist_ok=True)
     root = image_root(str(source))
-    return build_shard_set(folder, manifest, root, rule, form, num_workers, max_rejected_fraction, silent)
+    return build_shard_set(folder, manifest, root, rule, form, audit_rule, num_workers, silent)
 
 
 def files_of(folder: Path) -> dict[str, bytes]:

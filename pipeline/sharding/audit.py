@@ -1,4 +1,7 @@
-"""What was found in the images: counts that must add up, equal images, contradictory labels, sizes -> audit.json."""
+"""What was found in the images: counts that must add up, and findings that a person should know of -> audit.json.
+
+Nothing is relabelled and nothing is dropped here: a finding is ignored, said, or stops the stage, as `audit.*` says.
+"""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -9,18 +12,35 @@ import pyarrow as pa
 
 from pipeline.artifacts import SPLITS, Artifact, Reject
 from pipeline.errors import SourceError
+from pipeline.params import Policy
+from pipeline.sharding.alike import MIN_CONTRAST
+from pipeline.sharding.split import TRAIN
 
 MAX_EXAMPLES = 20
 """Groups of paths shown for each finding; the counts are whole."""
 
+EXPLANATIONS = {
+    "duplicates": "the same bytes more than once",
+    "near_duplicates": "nearly the same picture, in other bytes",
+    "contradictory_labels": "the same bytes under more than one label",
+    "contradictory_near_labels": "nearly the same picture under more than one label",
+    "leakage": "the same bytes in more than one split",
+    "near_leakage": "nearly the same picture in more than one split",
+    "group_leakage": "one group in more than one split",
+    "tiny_images": "a side under audit.tiny_below_px",
+    "dark_images": "brightness under audit.dark_below",
+    "blank_images": "hardly anything but one grey",
+    "rare_classes": "fewer training samples than audit.min_training_samples",
+}
+"""The findings, in the order of the report."""
+
 
 class Finding(Artifact):
-    """Groups of records with the same bytes."""
-
+    policy: Policy
     num_groups: int
     num_images: int
     examples: list[list[str]]
-    """Paths, a list for each group."""
+    """Paths, a list for each group; of rare_classes the names of the classes."""
 
 
 class Audit(Artifact):
@@ -32,14 +52,26 @@ class Audit(Artifact):
     rejects_by_reason: dict[str, int]
     samples_by_class: dict[str, int]
     samples_by_split: dict[str, int]
-    duplicates: Finding
-    contradictory_labels: Finding
-    """Duplicates that have more than one label."""
-    duplicates_across_splits: Finding
-    """Only where the source fixes splits or groups: the hash keeps duplicates together."""
+    samples_by_kind: dict[str, int]
+    """File format and kind of pixels of the sources: `PNG RGBA`."""
     height_px: dict[str, float]
     width_px: dict[str, float]
     """min, median and max of the samples' sources."""
+    findings: dict[str, Finding]
+    """By the names of EXPLANATIONS."""
+
+
+class AuditRule(NamedTuple):
+    """From which value on something is a finding, and what follows from it."""
+
+    max_rejected_fraction: float
+    near_duplicate_bits: int | None
+    tiny_below_px: int
+    dark_below: float
+    """Mean grey level, 0 to 255."""
+    min_training_samples: int
+    policies: dict[str, Policy]
+    """By the names of EXPLANATIONS; what is not there warns."""
 
 
 class Samples(NamedTuple):
@@ -48,20 +80,29 @@ class Samples(NamedTuple):
     paths: pa.ChunkedArray
     labels: np.ndarray
     splits: np.ndarray
+    groups: pa.ChunkedArray
     digests: np.ndarray
     """uint8 [num_samples, 32]"""
+    alike: np.ndarray
+    """int64 [num_samples]: equal numbers for images that look alike."""
     sizes: np.ndarray
     """int32 [num_samples, 2]: height and width."""
+    brightnesses: np.ndarray
+    contrasts: np.ndarray
+    """float32 [num_samples]: mean and standard deviation, of 255 grey levels."""
+    kinds: dict[str, int]
 
 
-def audit_samples(samples: Samples, classes: Sequence[str], rejects: Sequence[Reject], num_records: int) -> Audit:
+def audit_samples(
+    samples: Samples, classes: Sequence[str], rejects: Sequence[Reject], num_records: int, rule: AuditRule
+) -> Audit:
     num_samples = len(samples.labels)
     assert num_samples + len(rejects) == num_records, "a record is neither sample nor reject, or both"
-    groups = _groups_of_equals(samples.digests)
-    contradictory = [rows for rows in groups if len(np.unique(samples.labels[rows])) > 1]
-    straddling = [rows for rows in groups if len(np.unique(samples.splits[rows])) > 1]
     by_class = np.bincount(samples.labels, minlength=len(classes)).tolist()
     by_split = np.bincount(samples.splits, minlength=len(SPLITS)).tolist()
+    groups = {**_groups(samples), **_odd_images(samples, rule)}
+    findings = {name: _finding(found, samples.paths, rule.policies.get(name, "warn")) for name, found in groups.items()}
+    findings["rare_classes"] = _rare_classes(samples, classes, rule)
     return Audit(
         num_records=num_records,
         num_samples=num_samples,
@@ -69,50 +110,137 @@ def audit_samples(samples: Samples, classes: Sequence[str], rejects: Sequence[Re
         rejects_by_reason=dict(sorted(Counter(reject.reason for reject in rejects).items())),
         samples_by_class=dict(zip(classes, by_class, strict=True)),
         samples_by_split=dict(zip(SPLITS, by_split, strict=True)),
-        duplicates=_finding(groups, samples.paths),
-        contradictory_labels=_finding(contradictory, samples.paths),
-        duplicates_across_splits=_finding(straddling, samples.paths),
+        samples_by_kind=samples.kinds,
         height_px=_range(samples.sizes[:, 0]),
         width_px=_range(samples.sizes[:, 1]),
+        findings=findings,
     )
 
 
-def has_too_many_rejects(num_rejects: int, num_records: int, max_rejected_fraction: float) -> bool:
-    return num_rejects > max_rejected_fraction * num_records
+def warnings(audit: Audit) -> list[str]:
+    """A line for each finding that is to be said."""
+    findings = audit.findings.items()
+    return [_line(name, each) for name, each in findings if each.num_groups and each.policy == "warn"]
 
 
-def too_many_rejects(
-    rejects: Sequence[Reject], num_records: int, max_rejected_fraction: float, rejects_path: str
+def is_refused(audit: Audit, max_rejected_fraction: float) -> bool:
+    """Whether nothing may be written: too many rejects, or a finding that is to stop the stage."""
+    return _has_too_many_rejects(audit, max_rejected_fraction) or bool(_fatal(audit))
+
+
+def _has_too_many_rejects(audit: Audit, max_rejected_fraction: float) -> bool:
+    return audit.num_rejects > max_rejected_fraction * audit.num_records
+
+
+def _fatal(audit: Audit) -> dict[str, Finding]:
+    return {name: each for name, each in audit.findings.items() if each.num_groups and each.policy == "fail"}
+
+
+def refusal(
+    audit: Audit, rejects: Sequence[Reject], max_rejected_fraction: float, audit_path: str, rejects_path: str
 ) -> SourceError:
-    """The error for the user, with the first of the rejects."""
+    """The error for the user, when `is_refused`."""
+    if not _has_too_many_rejects(audit, max_rejected_fraction):
+        fatal = _fatal(audit)
+        lines = "\n".join(f"  {_line(name, each)}" for name, each in fatal.items())
+        return SourceError(
+            f"The images hold what audit.* in params.yaml does not allow:\n{lines}\n{audit_path} lists them; mend the "
+            f"source, or set {', '.join(f'audit.policies.{name}' for name in fatal)} to warn."
+        )
     first = "\n".join(f"  {reject.path}: {reject.detail}" for reject in rejects[:3])
     return SourceError(
-        f"{len(rejects)} of {num_records} images cannot be used, more than audit.max_rejected_fraction="
+        f"{len(rejects)} of {audit.num_records} images cannot be used, more than audit.max_rejected_fraction="
         f"{max_rejected_fraction} allows. The first of them:\n{first}\n{rejects_path} lists them all; mend or delete "
         "them, or raise the fraction."
     )
 
 
-def _groups_of_equals(digests: np.ndarray) -> list[np.ndarray]:
-    """Rows of equal digests, ascending, for every digest that occurs more than once."""
+def _groups(samples: Samples) -> dict[str, list[np.ndarray]]:
+    """Groups of rows that are the same in one way and, for some findings, differ in another."""
+    contents = _ids_of_equals(samples.digests)
+    same, alike = _groups_of(contents), _groups_of(samples.alike)
+    # A group of equal bytes is alike, too: it is said once.
+    near = [rows for rows in alike if _differ(contents, rows)]
+    user_groups = samples.groups.combine_chunks().dictionary_encode().indices.fill_null(-1).to_numpy()
+    user = [rows for rows in _groups_of(user_groups) if user_groups[rows[0]] >= 0]
+    labels, splits = samples.labels, samples.splits
+    return {
+        "duplicates": same,
+        "near_duplicates": near,
+        "contradictory_labels": [rows for rows in same if _differ(labels, rows)],
+        "contradictory_near_labels": [rows for rows in near if _differ(labels, rows)],
+        "leakage": [rows for rows in same if _differ(splits, rows)],
+        "near_leakage": [rows for rows in near if _differ(splits, rows)],
+        "group_leakage": [rows for rows in user if _differ(splits, rows)],
+    }
+
+
+def _odd_images(samples: Samples, rule: AuditRule) -> dict[str, list[np.ndarray]]:
+    """Rows that are findings on their own."""
+    found = {
+        "tiny_images": samples.sizes.min(axis=1, initial=np.iinfo(np.int32).max) < rule.tiny_below_px,
+        "dark_images": samples.brightnesses < rule.dark_below,
+        "blank_images": samples.contrasts < MIN_CONTRAST,
+    }
+    return {name: [np.array([row]) for row in np.flatnonzero(is_odd)] for name, is_odd in found.items()}
+
+
+def _rare_classes(samples: Samples, classes: Sequence[str], rule: AuditRule) -> Finding:
+    counts = np.bincount(samples.labels[samples.splits == TRAIN], minlength=len(classes))
+    rare = np.flatnonzero(counts < rule.min_training_samples)
+    return Finding(
+        policy=rule.policies.get("rare_classes", "warn"),
+        num_groups=len(rare),
+        num_images=int(np.isin(samples.labels, rare).sum()),
+        examples=[[classes[label]] for label in rare[:MAX_EXAMPLES]],
+    )
+
+
+def _ids_of_equals(digests: np.ndarray) -> np.ndarray:
+    """int64 [num_samples]: equal numbers for equal digests."""
     words = np.ascontiguousarray(digests).view(">u8")
     order = np.lexsort(words.T[::-1])
     is_new = np.ones(len(order), bool)
     is_new[1:] = (words[order[1:]] != words[order[:-1]]).any(axis=1)
-    starts = np.flatnonzero(is_new)
+    ids = np.empty(len(order), np.int64)
+    ids[order] = np.cumsum(is_new)
+    return ids
+
+
+def _groups_of(ids: np.ndarray) -> list[np.ndarray]:
+    """Rows of equal numbers, ascending, for every number that occurs more than once."""
+    order = np.argsort(ids, kind="stable")
+    starts = np.flatnonzero(np.diff(ids[order], prepend=-2))
     lengths = np.diff(np.append(starts, len(order)))
-    groups = [
-        np.sort(order[start : start + length]) for start, length in zip(starts, lengths, strict=True) if length > 1
-    ]
+    several = np.flatnonzero(lengths > 1)
+    groups = [order[starts[i] : starts[i] + lengths[i]] for i in several]
     return sorted(groups, key=lambda rows: rows[0])
 
 
-def _finding(groups: list[np.ndarray], paths: pa.ChunkedArray) -> Finding:
+def _differ(values: np.ndarray, rows: np.ndarray) -> bool:
+    return bool((values[rows] != values[rows[0]]).any())
+
+
+def _finding(groups: list[np.ndarray], paths: pa.ChunkedArray, policy: Policy) -> Finding:
     return Finding(
+        policy=policy,
         num_groups=len(groups),
         num_images=sum(map(len, groups)),
         examples=[paths.take(pa.array(rows[:MAX_EXAMPLES])).to_pylist() for rows in groups[:MAX_EXAMPLES]],
     )
+
+
+def _line(name: str, finding: Finding) -> str:
+    examples = ", ".join(finding.examples[0][:2]).replace("\n", "\\n")
+    return f"{name}: {_extent(name, finding)} ({EXPLANATIONS[name]}), such as {examples}"
+
+
+def _extent(name: str, finding: Finding) -> str:
+    if name == "rare_classes":
+        return f"{finding.num_groups:,} classes"
+    if finding.num_groups == finding.num_images:
+        return f"{finding.num_images:,} images"
+    return f"{finding.num_images:,} images in {finding.num_groups:,} groups"
 
 
 def _range(values: np.ndarray) -> dict[str, float]:

@@ -16,7 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.artifacts import SPLITS, Index, Reject, Shard
-from pipeline.sharding.audit import Audit, Samples, audit_samples, has_too_many_rejects
+from pipeline.sharding.alike import group_alike
+from pipeline.sharding.audit import Audit, AuditRule, Samples, audit_samples, is_refused
 from pipeline.sharding.encode import NO_PIXELS, ChannelSums
 from pipeline.sharding.index import make_index, write_companions
 from pipeline.sharding.inspect import RECORDS_PER_PIECE, Looks, Piece, inspect_records
@@ -33,6 +34,7 @@ class SplitRule(NamedTuple):
     validation_fraction: float
     test_fraction: float
     seed: int
+    near_duplicates_together: bool = True
 
 
 class ShardForm(NamedTuple):
@@ -45,7 +47,7 @@ class ShardForm(NamedTuple):
 
 class Built(NamedTuple):
     index: Index | None
-    """None when there were too many rejects; the folder is then not to be used."""
+    """None when the audit refused the source; the folder is then not to be used."""
     audit: Audit
     rejects: list[Reject]
     """In the manifest's order."""
@@ -57,8 +59,8 @@ def build_shard_set(
     image_root: Path,
     split_rule: SplitRule,
     form: ShardForm,
+    audit_rule: AuditRule,
     num_workers: int | None,
-    max_rejected_fraction: float,
     progress: Progress,
 ) -> Built:
     """Writes tars, tables, index.json and the companions for other readers into `folder`.
@@ -76,15 +78,13 @@ def build_shard_set(
         looks.create()
         with progress("decoding", num_records) as advance:
             rejects = inspect_records(_pieces(manifest["path"], image_root, spool, form), workers, advance)
-        digests = looks.column("sha256")
-        splits = assign_splits(manifest["split"].to_pylist(), manifest["group"].to_pylist(), digests, *split_rule)
+        digests, alike = looks.column("sha256"), _alike(looks, num_records, audit_rule.near_duplicate_bits)
+        splits = _assign(manifest, digests, alike, split_rule)
         splits[list(rejects)] = NO_SPLIT
-        in_order, is_sample = list(rejects.values()), splits != NO_SPLIT
-        sizes = np.stack([looks.column("height"), looks.column("width")], axis=1)
-        paths = manifest["path"].filter(pa.array(is_sample))
-        samples = Samples(paths, *(column[is_sample] for column in (labels, splits, digests, sizes)))
-        audit = audit_samples(samples, classes, in_order, num_records)
-        if has_too_many_rejects(len(rejects), num_records, max_rejected_fraction):
+        in_order = list(rejects.values())
+        samples = _samples(manifest, labels, splits, alike, looks)
+        audit = audit_samples(samples, classes, in_order, num_records, audit_rule)
+        if is_refused(audit, audit_rule.max_rejected_fraction):
             return Built(None, audit, in_order)
         check_no_split_is_empty(
             list(audit.samples_by_split.values()), split_rule.validation_fraction, split_rule.test_fraction
@@ -106,6 +106,39 @@ def _pieces(paths: pa.ChunkedArray, image_root: Path, spool: Path, form: ShardFo
     for first_row in range(0, len(paths), RECORDS_PER_PIECE):
         of_piece = paths.slice(first_row, RECORDS_PER_PIECE).to_pylist()
         yield Piece(spool, first_row, image_root, of_piece, form.short_side_px, form.jpeg_quality)
+
+
+def _alike(looks: Looks, num_records: int, max_bits: int | None) -> np.ndarray:
+    """int64 [num_records]: equal numbers for images that look alike."""
+    if max_bits is None:
+        return np.arange(num_records)
+    hashes, contrasts = looks.column("likeness", "hash"), looks.column("likeness", "contrast")
+    return group_alike(hashes, contrasts, lambda rows: looks.rows(rows)["likeness"]["thumb"], max_bits)
+
+
+def _assign(manifest: pa.Table, digests: np.ndarray, alike: np.ndarray, rule: SplitRule) -> np.ndarray:
+    together = alike if rule.near_duplicates_together else np.arange(len(alike))
+    given, groups = manifest["split"].to_pylist(), manifest["group"].to_pylist()
+    return assign_splits(given, groups, digests, together, rule.validation_fraction, rule.test_fraction, rule.seed)
+
+
+def _samples(manifest: pa.Table, labels: np.ndarray, splits: np.ndarray, alike: np.ndarray, looks: Looks) -> Samples:
+    is_sample = splits != NO_SPLIT
+    of_samples = manifest.select(["path", "group"]).filter(pa.array(is_sample))
+    kinds, counts = np.unique(looks.column("kind")[is_sample], return_counts=True)
+    sizes = np.stack([looks.column("height"), looks.column("width")], axis=1)
+    return Samples(
+        paths=of_samples["path"],
+        labels=labels[is_sample],
+        splits=splits[is_sample],
+        groups=of_samples["group"],
+        digests=looks.column("sha256")[is_sample],
+        alike=alike[is_sample],
+        sizes=sizes[is_sample],
+        brightnesses=looks.column("likeness", "brightness")[is_sample],
+        contrasts=looks.column("likeness", "contrast")[is_sample],
+        kinds={kind.decode(): count for kind, count in zip(kinds.tolist(), counts.tolist(), strict=True)},
+    )
 
 
 def _gather(plan: list[PlannedShard], results: Iterable[WrittenShard]) -> tuple[dict[str, list[Shard]], ChannelSums]:

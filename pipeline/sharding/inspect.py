@@ -14,6 +14,7 @@ import numpy as np
 
 from pipeline.artifacts import Reject
 from pipeline.errors import ImageError
+from pipeline.imaging.decode import read_kind
 from pipeline.sharding.encode import NUM_CHANNELS, encode
 from pipeline.sharding.likeness import LIKENESS_DTYPE, likeness
 from pipeline.sharding.reading import read_image
@@ -32,6 +33,7 @@ LOOK_DTYPE = np.dtype(
         ("num_pixels", "<i8"),
         ("values", "<i8", NUM_CHANNELS),
         ("squares", "<i8", NUM_CHANNELS),  # sums over the stored pixels
+        ("kind", "S16"),  # see imaging.decode.read_kind
         ("likeness", LIKENESS_DTYPE),
         ("spool_offset", "<i8"),
         ("spool_bytes", "<i8"),  # in the piece file; 0 for an image that keeps its own bytes
@@ -90,6 +92,7 @@ def _look_at(piece: Piece, path: str) -> tuple[np.void, bytes]:
     look["sha256"] = np.frombuffer(hashlib.sha256(data).digest(), np.uint8)
     look["height"], look["width"] = encoded.source_height, encoded.source_width
     look["num_pixels"], look["values"], look["squares"] = encoded.sums
+    look["kind"] = read_kind(data).encode("ascii", "replace")
     look["likeness"] = likeness(encoded.image_HWC)
     look["spool_bytes"] = len(spooled)
     return look[()], spooled
@@ -107,13 +110,18 @@ class Looks:
         with self._path.open("wb") as file:
             file.truncate(self._num_records * LOOK_DTYPE.itemsize)
 
-    def column(self, name: str) -> np.ndarray:
-        """[num_records, ...]: one field of every row."""
-        column = np.zeros(self._num_records, LOOK_DTYPE[name])
+    def column(self, *names: str) -> np.ndarray:
+        """[num_records, ...]: one field of every row, or a field of a field."""
+        dtype = LOOK_DTYPE
+        for name in names:
+            dtype = dtype[name]
+        column = np.zeros(self._num_records, dtype)
         with self._path.open("rb") as file:
             for start in range(0, self._num_records, ROWS_PER_READ):
                 rows = np.frombuffer(file.read(ROWS_PER_READ * LOOK_DTYPE.itemsize), LOOK_DTYPE)
-                column[start : start + len(rows)] = rows[name]
+                for name in names:
+                    rows = rows[name]
+                column[start : start + len(rows)] = rows
         return column
 
     def rows(self, rows: np.ndarray) -> np.ndarray:

@@ -2,6 +2,11 @@
 
 A threshold on a hash, never a rank: adding images moves no old one. The class plays no part in the hash, so that
 equal images under two labels stay together; inside every class the same fractions come out.
+
+Near duplicates stay together, too, and that has a price: where each of two images alone would be in another split,
+no rule that sees only the present set can keep them together and leave both where they were. So a group of near
+duplicates goes where its member with the smallest digest goes, whichever that is, and an old image can be moved by a
+new near duplicate of its own, by nothing else.
 """
 
 import hashlib
@@ -21,6 +26,7 @@ def assign_splits(
     given: Sequence[str | None],
     groups: Sequence[str | None],
     digests: np.ndarray,
+    alike: np.ndarray,
     validation_fraction: float,
     test_fraction: float,
     seed: int,
@@ -29,18 +35,20 @@ def assign_splits(
 
     A given validation or test record stays there. The others, and of a source that fixes splits those of train, are
     divided by hash among train and the splits that the source does not fix. Records of one group share their fate;
-    without a group it is the content (`digests`, uint8 [num_records, 32]) that decides.
+    without a group, those with the same number in `alike`, int64 [num_records], do. What decides is a digest of
+    `digests`, uint8 [num_records, 32].
     """
     fixed = set(given) - {None}
     test_below = 0 if "test" in fixed else _threshold(test_fraction)
     validation_below = test_below + (0 if "validation" in fixed else _threshold(validation_fraction))
     key = f"split {seed}".encode()
+    speakers = _speakers(digests, alike)
     splits = np.empty(len(given), np.int8)
     for row, (split, group) in enumerate(zip(given, groups, strict=True)):
         if split in ("validation", "test"):
             splits[row] = SPLITS.index(split)
             continue
-        identity = b"content " + digests[row].tobytes() if group is None else b"group " + group.encode()
+        identity = b"content " + digests[speakers[row]].tobytes() if group is None else b"group " + group.encode()
         value = int.from_bytes(hashlib.blake2b(identity, digest_size=8, key=key).digest())
         splits[row] = TEST if value < test_below else VALIDATION if value < validation_below else TRAIN
     return splits
@@ -59,6 +67,17 @@ def check_no_split_is_empty(counts: Sequence[int], validation_fraction: float, t
                 f"None of {sum(counts)} images fell into the {split} split ({wanted[split]}); add images, change the "
                 "fractions or split.seed, or name each image's split (data.split_column, or folders train and test)."
             )
+
+
+def _speakers(digests: np.ndarray, alike: np.ndarray) -> np.ndarray:
+    """int64 [num_records]: of each record's group of near duplicates the row with the smallest digest."""
+    words = np.ascontiguousarray(digests).view(">u8")
+    order = np.lexsort((*words.T[::-1], alike))
+    is_first = np.ones(len(order), bool)
+    is_first[1:] = alike[order[1:]] != alike[order[:-1]]
+    speakers = np.empty(len(order), np.int64)
+    speakers[order] = order[np.flatnonzero(is_first)][np.cumsum(is_first) - 1]
+    return speakers
 
 
 def _threshold(fraction: float) -> int:

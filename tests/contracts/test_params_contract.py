@@ -138,6 +138,13 @@ def test_missing_section(message, content):
         ("optimizer", "name", "adam", "optimizer.name='adam': input should be 'adamw' or 'sgd'."),
         ("augment", "horizontal_flip", "yes", "augment.horizontal_flip='yes': input should be a valid boolean."),
         ("audit", "max_rejected_fraction", 1.5, "audit.max_rejected_fraction=1.5: input should be less than or equal"),
+        (
+            "audit",
+            "policies",
+            {"leakage": "stop"},
+            "audit.policies.leakage='stop': input should be 'ignore', 'warn' or",
+        ),
+        ("audit", "policies", {"leaks": "warn"}, "audit.policies.leaks.[key]='leaks': input should be 'duplicates', "),
         ("augment", "crop_scale", [0.1, 0.5, 1.0], "augment.crop_scale="),
     ],
 )

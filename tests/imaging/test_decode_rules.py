@@ -8,7 +8,7 @@ import simplejpeg
 from PIL import Image
 
 from pipeline.errors import ImageError
-from pipeline.imaging.decode import decode, read_size
+from pipeline.imaging.decode import decode, read_kind, read_size
 
 SCENE_HWC = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
 GREY_HW = SCENE_HWC[:, :, 0]
@@ -160,3 +160,10 @@ def test_numbers_without_a_range_are_refused(mode):
     with pytest.raises(ImageError, match=f"kind {mode} have no stated range; convert the image to 8 or 16") as caught:
         decode(saved(Image.new(mode, (3, 3)), "TIFF"))
     assert caught.value.reason == "unsupported_mode"
+
+
+def test_the_kind_of_an_image_is_told_from_its_header():
+    assert read_kind(saved(Image.fromarray(SCENE_HWC), "JPEG")[:-20]) == "JPEG YCbCr"
+    assert read_kind(saved(Image.fromarray(SCENE_HWC).convert("RGBA"), "PNG")) == "PNG RGBA"
+    with pytest.raises(ImageError, match="no image of a known format"):
+        read_kind(b"text")

@@ -11,6 +11,7 @@ from pipeline.sharding import build as build_module
 from pipeline.sharding.build import ShardForm, SplitRule
 from pipeline.sharding.encode import encode
 from pipeline.sharding.inspect import LOOK_DTYPE, RECORDS_PER_PIECE, Looks, Piece, inspect_piece, read_spooled
+from pipeline.sharding.likeness import likeness
 
 NAMES = {"small.jpg": jpeg(1, 16, 20), "large.jpg": jpeg(2, 60, 90), "text.jpg": b"text", "large2.jpg": jpeg(3, 90, 70)}
 
@@ -40,12 +41,14 @@ def test_a_piece_leaves_a_look_of_each_image_and_its_encoded_bytes(spool):
         assert look["sha256"].tobytes() == hashlib.sha256(data).digest()
         assert (look["height"], look["width"]) == (encoded.source_height, encoded.source_width)
         assert (look["num_pixels"], tuple(look["values"]), tuple(look["squares"])) == encoded.sums
-        assert look["likeness"]["thumb"].any()
+        assert look["likeness"] == likeness(encoded.image_HWC)
+        assert look["kind"] == b"JPEG YCbCr"
         assert read_spooled(spool, row, look) == (b"" if encoded.data is data else encoded.data)
     assert not all_looks.rows(np.array([0, RECORDS_PER_PIECE + 2])).tobytes().strip(b"\0")
     whole = all_looks.rows(np.arange(RECORDS_PER_PIECE + len(NAMES)))
     for name in LOOK_DTYPE.names:
         np.testing.assert_array_equal(all_looks.column(name), whole[name])
+    np.testing.assert_array_equal(all_looks.column("likeness", "hash"), whole["likeness"]["hash"])
 
 
 def test_an_image_that_keeps_its_bytes_is_not_copied_into_the_spool(spool):

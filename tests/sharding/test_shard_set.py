@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from image_folders import BY_FOLDERS, FORM, build, files_of, fill, jpeg, silent, two_classes
+from image_folders import AUDIT_RULE, BY_FOLDERS, FORM, build, files_of, fill, jpeg, silent, two_classes
 from PIL import Image
 
 from pipeline.artifacts import SPLITS, Index, read_sample_table, unescape_path
@@ -159,7 +159,7 @@ def test_a_file_that_vanished_after_the_scan_is_a_reject(tmp_path):
     manifest, _ = scan_source(str(source), BY_FOLDERS, lambda count: None)
     (tmp_path / "target.jpg").unlink()
     (tmp_path / "shards").mkdir()
-    built = build_shard_set(tmp_path / "shards", manifest, source, SplitRule(0, 0, 0), FORM, 1, 0.5, silent)
+    built = build_shard_set(tmp_path / "shards", manifest, source, SplitRule(0, 0, 0), FORM, AUDIT_RULE, 1, silent)
     assert [(reject.path, reject.reason) for reject in built.rejects] == [("dog/gone.jpg", "unreadable_file")]
     assert built.audit.num_samples == 10
 
@@ -179,7 +179,13 @@ def test_every_record_is_one_sample_or_one_reject(tmp_path_factory, records, sam
     form = ShardForm(None, 90, samples_per_shard)
     if not any(len(data) > len(b"text") for _, data in records.values()):
         return  # nothing at all to train on is another test
-    built = build(source, root / "shards", rule=SplitRule(0.0, 0.0, 0), form=form, max_rejected_fraction=1.0)
+    built = build(
+        source,
+        root / "shards",
+        rule=SplitRule(0.0, 0.0, 0),
+        form=form,
+        audit_rule=AUDIT_RULE._replace(max_rejected_fraction=1.0),
+    )
     samples = samples_of(root / "shards")
     assert sorted([s["path"] for s in samples] + [r.path for r in built.rejects]) == sorted(
         f"{label}/{n}.jpg" for n, (label, _) in records.items()
@@ -189,7 +195,7 @@ def test_every_record_is_one_sample_or_one_reject(tmp_path_factory, records, sam
     for sample in samples:
         by_content.setdefault(sample["sha256"], []).append(sample["path"])
     alike = [sorted(paths) for paths in by_content.values() if len(paths) > 1]
-    assert sorted(built.audit.duplicates.examples) == sorted(alike)
+    assert sorted(built.audit.findings["duplicates"].examples) == sorted(alike)
 
 
 def test_duplicates_stay_together_and_are_reported_with_their_labels(tmp_path):
@@ -200,18 +206,20 @@ def test_duplicates_stay_together_and_are_reported_with_their_labels(tmp_path):
     for sample in samples_of(tmp_path / "shards"):
         splits.setdefault(sample["sha256"], set()).add(sample["split"])
     assert all(len(each) == 1 for each in splits.values())
-    assert built.audit.duplicates.num_groups == built.audit.contradictory_labels.num_groups == 25
-    assert built.audit.contradictory_labels.num_images == 50
-    assert ["cat/3.jpg", "dog/3.jpg"] in built.audit.contradictory_labels.examples
-    assert len(built.audit.duplicates.examples) == 20
-    assert built.audit.duplicates_across_splits.num_groups == 0
+    assert (
+        built.audit.findings["duplicates"].num_groups == built.audit.findings["contradictory_labels"].num_groups == 25
+    )
+    assert built.audit.findings["contradictory_labels"].num_images == 50
+    assert ["cat/3.jpg", "dog/3.jpg"] in built.audit.findings["contradictory_labels"].examples
+    assert len(built.audit.findings["duplicates"].examples) == 20
+    assert built.audit.findings["leakage"].num_groups == 0
 
 
 def test_a_duplicate_across_given_splits_is_reported(tmp_path):
     contents = {"train/a/1.jpg": jpeg(1), "train/b/2.jpg": jpeg(2), "test/a/3.jpg": jpeg(1), "test/b/4.jpg": jpeg(4)}
     built = build(fill(tmp_path / "source", contents), tmp_path / "shards", rule=SplitRule(0.0, 0.0, 0))
-    assert built.audit.duplicates_across_splits.examples == [["test/a/3.jpg", "train/a/1.jpg"]]
-    assert built.audit.contradictory_labels.num_groups == 0
+    assert built.audit.findings["leakage"].examples == [["test/a/3.jpg", "train/a/1.jpg"]]
+    assert built.audit.findings["contradictory_labels"].num_groups == 0
 
 
 def test_sizes_of_the_sources(tmp_path):
@@ -261,10 +269,11 @@ def test_names_survive_into_the_samples(tmp_path):
 def test_too_many_rejects_leave_no_index(tmp_path):
     source = fill(two_classes(tmp_path / "source", 10), {"cat/x.jpg": b"x"})
     rule = SplitRule(0.0, 0.0, 0)
-    built = build(source, tmp_path / "shards", rule=rule, max_rejected_fraction=0.04)
+    built = build(source, tmp_path / "shards", rule=rule, audit_rule=AUDIT_RULE._replace(max_rejected_fraction=0.04))
     assert built.index is None
     assert not (tmp_path / "shards/index.json").exists()
-    assert build(source, tmp_path / "again", rule=rule, max_rejected_fraction=0.05).index is not None
+    allowed = AUDIT_RULE._replace(max_rejected_fraction=0.05)
+    assert build(source, tmp_path / "again", rule=rule, audit_rule=allowed).index is not None
 
 
 def test_a_split_without_images_is_refused_before_anything_is_encoded(tmp_path):

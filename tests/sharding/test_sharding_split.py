@@ -16,6 +16,11 @@ CONTENTS = st.lists(st.integers(0, 60), max_size=80)
 GROUPS = st.sampled_from([None, "g1", "g2"])
 
 
+def assign(given, groups, digests, *rule, alike=None):
+    """Where nothing looks alike, unless it is said."""
+    return assign_splits(given, groups, digests, np.arange(len(given)) if alike is None else alike, *rule)
+
+
 def digests_of(contents: list) -> np.ndarray:
     raw = b"".join(hashlib.sha256(str(content).encode()).digest() for content in contents)
     return np.frombuffer(raw, np.uint8).reshape(-1, 32)
@@ -25,7 +30,7 @@ def digests_of(contents: list) -> np.ndarray:
 def test_adding_images_moves_no_old_one(old, new, fractions, seed):
     def splits(contents):
         nothing = [None] * len(contents)
-        return assign_splits(nothing, nothing, digests_of(contents), *fractions, seed).tolist()
+        return assign(nothing, nothing, digests_of(contents), *fractions, seed).tolist()
 
     assert splits(old + new)[: len(old)] == splits(old)
     assert splits(new + old)[len(new) :] == splits(old)
@@ -35,16 +40,57 @@ def test_adding_images_moves_no_old_one(old, new, fractions, seed):
 def test_duplicates_and_groups_never_straddle(records, fractions):
     groups = [group for _, group in records]
     digests = digests_of([content for content, _ in records])
-    splits = assign_splits([None] * len(records), groups, digests, *fractions, 0)
+    splits = assign([None] * len(records), groups, digests, *fractions, 0)
     for (content, group), split in zip(records, splits, strict=True):
         alike = [s for (c, g), s in zip(records, splits, strict=True) if g == group and (g or c == content)]
         assert set(alike) == {split}
 
 
+ALIKE = st.lists(st.tuples(st.integers(0, 30), st.integers(0, 8)), max_size=60, unique_by=lambda record: record[0])
+
+
+@given(ALIKE, FRACTIONS)
+def test_near_duplicates_never_straddle(records, fractions):
+    alike = np.array([group for _, group in records], np.int64)
+    nothing = [None] * len(records)
+    splits = assign(nothing, nothing, digests_of([content for content, _ in records]), *fractions, 0, alike=alike)
+    for group in set(alike.tolist()):
+        assert len(set(splits[alike == group].tolist())) == 1
+
+
+@given(ALIKE, ALIKE, FRACTIONS)
+def test_a_new_image_moves_no_old_one_but_its_own_near_duplicates(old, new, fractions):
+    new = [(content + 1000, group) for content, group in new]
+
+    def splits(records):
+        nothing = [None] * len(records)
+        alike = np.array([group for _, group in records], np.int64)
+        return assign(nothing, nothing, digests_of([content for content, _ in records]), *fractions, 0, alike=alike)
+
+    touched = {group for _, group in new}
+    before, after = splits(old), splits(new + old)[len(new) :]
+    for (_, group), split, split_now in zip(old, before, after, strict=True):
+        assert split == split_now or group in touched
+
+
+def test_groups_of_near_duplicates_meet_the_fractions():
+    nothing = [None] * 30_000
+    splits = assign(nothing, nothing, digests_of(range(30_000)), 0.1, 0.2, 0, alike=np.arange(30_000) // 3)
+    assert np.abs(np.bincount(splits, minlength=3) / 30_000 - [0.7, 0.1, 0.2]).max() < 0.015
+
+
+def test_a_users_group_goes_before_near_duplicates():
+    digests, groups = digests_of(range(40)), [f"patient {row % 20}" for row in range(40)]
+    apart = assign([None] * 40, groups, digests, 0.3, 0.3, 0)
+    together = assign([None] * 40, groups, digests, 0.3, 0.3, 0, alike=np.zeros(40, np.int64))
+    assert apart.tolist() == together.tolist()
+    assert len(set(apart.tolist())) == 3
+
+
 @given(st.lists(st.sampled_from([None, "train", "validation", "test"]), max_size=60), FRACTIONS)
 def test_a_given_split_wins_and_only_what_is_missing_is_made(given_splits, fractions):
     digests = digests_of(range(len(given_splits)))
-    splits = assign_splits(given_splits, [None] * len(given_splits), digests, *fractions, 0)
+    splits = assign(given_splits, [None] * len(given_splits), digests, *fractions, 0)
     for name, split in zip(given_splits, splits, strict=True):
         if name in ("validation", "test"):
             assert split == {"validation": VALIDATION, "test": TEST}[name]
@@ -56,7 +102,7 @@ def test_a_given_split_wins_and_only_what_is_missing_is_made(given_splits, fract
 @pytest.mark.parametrize("seed", range(3))
 def test_fractions_are_met_inside_each_class(seed):
     digests = digests_of(range(20_000))
-    splits = assign_splits([None] * 20_000, [None] * 20_000, digests, 0.1, 0.2, seed)
+    splits = assign([None] * 20_000, [None] * 20_000, digests, 0.1, 0.2, seed)
     for part in (splits, splits[::2], splits[1::2]):
         shares = np.bincount(part, minlength=3) / len(part)
         assert np.abs(shares - [0.7, 0.1, 0.2]).max() < 0.01
@@ -64,14 +110,14 @@ def test_fractions_are_met_inside_each_class(seed):
 
 def test_another_seed_is_another_split():
     digests, nothing = digests_of(range(200)), [None] * 200
-    splits = [assign_splits(nothing, nothing, digests, 0.3, 0.3, seed).tolist() for seed in (0, 1)]
+    splits = [assign(nothing, nothing, digests, 0.3, 0.3, seed).tolist() for seed in (0, 1)]
     assert splits[0] != splits[1]
 
 
 def test_fractions_of_zero_and_all():
     digests, nothing = digests_of(range(50)), [None] * 50
-    assert set(assign_splits(nothing, nothing, digests, 0.0, 0.0, 0)) == {TRAIN}
-    assert set(assign_splits(nothing, nothing, digests, 0.0, 1.0, 0)) == {TEST}
+    assert set(assign(nothing, nothing, digests, 0.0, 0.0, 0)) == {TRAIN}
+    assert set(assign(nothing, nothing, digests, 0.0, 1.0, 0)) == {TEST}
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,7 @@ def test_duplicates_are_said(run, capsys):
     fill(Path(), contents)
     run("scan", "shard", source="photos", validation_fraction=0.0, test_fraction=0.0)
     out = capsys.readouterr().out
-    assert "duplicates: 10 images in 5 groups, see data/audit.json" in out
+    assert "duplicates: 10 images in 5 groups (the same bytes more than once), such as a/0.jpg" in out
     assert "contradictory_labels: 10 images in 5 groups" in out
 
 

@@ -1,0 +1,107 @@
+"""Which of a set's images look alike: pairs of near hashes whose thumbnails agree, joined into groups.
+
+Not quadratic: two hashes that differ in `max_bits` bits agree in at least AGREEING of max_bits + AGREEING blocks of
+bits, so only hashes that agree in some such blocks are compared. Memory is a few arrays of one entry an image.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+AGREEING = 3
+"""More blocks mean more sorting and fewer comparisons; three are the fastest at a million hashes."""
+
+MAX_COMPARED = 128
+"""Hashes with which one hash is compared in one round of sorting. Only where hundreds of different images have nearly
+one hash are there more; they are met in other rounds, or through a third image."""
+
+MIN_CORRELATION = 0.95
+"""Of two thumbnails. Measured on 300 photographs: every copy at another size or quality is above 0.99, of crops that
+lose 2 % of both sides 99 in 100 are above 0.95; of different photographs none is above 0.9."""
+
+MIN_CONTRAST = 2.0
+"""Standard deviation of a thumbnail, of 255 grey levels; a flatter one is like every other flat one."""
+
+HASH_BITS = 64
+PAIRS_AT_ONCE = 16_384
+
+
+def group_alike(
+    hashes: np.ndarray, contrasts: np.ndarray, thumbs_of: Callable[[np.ndarray], np.ndarray], max_bits: int
+) -> np.ndarray:
+    """int64 [num_images]: the smallest row of each image's group; an image that is like no other is its own group.
+
+    `hashes` are uint64 [num_images]; `thumbs_of` gives the uint8 [num_rows, pixels] of some rows: few are asked for.
+    Flat images are in no group.
+    """
+    leaders = np.arange(len(hashes))
+    candidates = np.flatnonzero(contrasts >= MIN_CONTRAST)
+    for a, b in near_pairs(hashes[candidates], max_bits):
+        rows_a, rows_b = candidates[a], candidates[b]
+        is_open = leaders[rows_a] != leaders[rows_b]
+        rows_a, rows_b = rows_a[is_open], rows_b[is_open]
+        for start in range(0, len(rows_a), PAIRS_AT_ONCE):
+            a_now, b_now = rows_a[start : start + PAIRS_AT_ONCE], rows_b[start : start + PAIRS_AT_ONCE]
+            is_alike = correlations(thumbs_of(a_now), thumbs_of(b_now)) >= MIN_CORRELATION
+            if is_alike.any():
+                _join(leaders, a_now[is_alike], b_now[is_alike])
+    return leaders
+
+
+def near_pairs(hashes: np.ndarray, max_bits: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Rows of hashes that differ in at most `max_bits` bits, in batches; a pair may come more than once."""
+    order = np.argsort(hashes, kind="stable")
+    unique, starts = np.unique(hashes[order], return_index=True)
+    if len(unique) < len(order):
+        # Equal hashes are a chain of pairs; after that one of them speaks for all.
+        first = np.repeat(order[starts], np.diff(np.append(starts, len(order))))
+        yield first, order
+    speakers = order[starts]
+    for mask in _masks(max_bits):
+        key = unique & mask
+        by_key = np.argsort(key, kind="stable")  # the same order, and so the same pairs, on every machine
+        key, sorted_hashes = key[by_key], unique[by_key]
+        places = np.arange(len(key) - 1)
+        for distance in range(1, MAX_COMPARED + 1):
+            places = places[: np.searchsorted(places, len(key) - distance)]
+            places = places[key[places] == key[places + distance]]
+            if not len(places):
+                break
+            bits = np.bitwise_count(sorted_hashes[places] ^ sorted_hashes[places + distance])
+            near = places[bits <= max_bits]
+            if len(near):
+                yield speakers[by_key[near]], speakers[by_key[near + distance]]
+
+
+def correlations(thumbs_a: np.ndarray, thumbs_b: np.ndarray) -> np.ndarray:
+    """float64 [num_pairs]; sums of whole numbers, so that a pair on the border is on the same side everywhere."""
+    a, b, num_pixels = thumbs_a.astype(np.int64), thumbs_b.astype(np.int64), thumbs_a.shape[1]
+    sum_a, sum_b = a.sum(axis=1), b.sum(axis=1)
+    covariance = num_pixels * (a * b).sum(axis=1) - sum_a * sum_b
+    variances = [num_pixels * (each * each).sum(axis=1) - total * total for each, total in ((a, sum_a), (b, sum_b))]
+    return covariance / np.sqrt(variances[0].astype(np.float64) * variances[1])
+
+
+def _masks(max_bits: int) -> Iterator[np.uint64]:
+    """Every choice of AGREEING blocks of the hash's bits."""
+    edges = np.linspace(0, HASH_BITS, max_bits + AGREEING + 1).astype(int).tolist()
+    blocks = [(1 << last) - (1 << first) for first, last in itertools.pairwise(edges)]
+    for chosen in itertools.combinations(blocks, AGREEING):
+        yield np.uint64(sum(chosen))
+
+
+def _join(leaders: np.ndarray, rows_a: np.ndarray, rows_b: np.ndarray) -> None:
+    """Joins the groups of each pair; afterwards every row names its group's smallest row."""
+    for row_a, row_b in zip(rows_a.tolist(), rows_b.tolist(), strict=True):
+        low, high = sorted((_root(leaders, row_a), _root(leaders, row_b)))
+        leaders[high] = low
+    while (leaders[leaders] != leaders).any():
+        leaders[:] = leaders[leaders]
+
+
+def _root(leaders: np.ndarray, row: int) -> int:
+    while (leader := leaders[row]) != row:
+        leaders[row] = leaders[leader]
+        row = leader
+    return row

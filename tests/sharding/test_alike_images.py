@@ -1,0 +1,139 @@
+"""Likeness: what counts as the same picture, what does not, and a search that is complete without being quadratic."""
+
+import time
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scenes import as_jpeg, scene
+
+from pipeline.imaging.decode import decode
+from pipeline.sharding import alike
+from pipeline.sharding.alike import group_alike, near_pairs
+from pipeline.sharding.likeness import LIKENESS_DTYPE, likeness
+
+COPIES = {
+    "as it is": lambda image: image,
+    "half the size": lambda image: cv2.resize(image, (100, 75), interpolation=cv2.INTER_AREA),
+    "twice the size": lambda image: cv2.resize(image, (400, 300)),
+    "another shape by a little": lambda image: cv2.resize(image, (190, 150), interpolation=cv2.INTER_AREA),
+    "low quality": lambda image: decode(as_jpeg(image, 40)),
+    "brighter": lambda image: cv2.convertScaleAbs(image, alpha=0.9, beta=20),
+    "cropped by 2 %": lambda image: image[2:-1, 2:-2],
+    "cropped at one corner": lambda image: image[3:, 4:],
+}
+
+
+def likenesses(images) -> np.ndarray:
+    found = np.empty(len(images), LIKENESS_DTYPE)
+    for row, image in enumerate(images):
+        found[row] = likeness(np.ascontiguousarray(image))
+    return found
+
+
+def groups(images, max_bits: int = 6) -> list[int]:
+    found = likenesses(images)
+    return group_alike(found["hash"], found["contrast"], found["thumb"].__getitem__, max_bits).tolist()
+
+
+@pytest.mark.parametrize("name", COPIES)
+def test_a_copy_is_alike_and_nothing_else_is(name):
+    originals = [scene(content) for content in range(40)]
+    found = groups([*originals, *map(COPIES[name], originals)])
+    assert found[:40] == list(range(40))
+    assert np.mean([a == b for a, b in zip(found[:40], found[40:], strict=True)]) >= 0.95
+
+
+def test_turned_and_mirrored_pictures_are_others():
+    image = scene(1)
+    assert groups([image, image[::-1], image[:, ::-1], np.rot90(image)]) == [0, 1, 2, 3]
+
+
+def test_flat_images_are_like_nothing():
+    assert groups([np.full((30, 30, 3), level, np.uint8) for level in (0, 0, 128, 255)]) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 300), (300, 1), (2, 2), (31, 33), (5, 1000)])
+def test_every_size_has_a_likeness(shape):
+    image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    found = likeness(image)
+    assert abs(float(found["thumb"].mean()) - cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).mean()) < 32
+    assert found["hash"] == likeness(image.copy())["hash"]
+
+
+def test_golden_bits_that_every_machine_comes_to():
+    ramp_HW = (np.add.outer(np.arange(40) ** 2, np.arange(60) * 3) % 251).astype(np.uint8)
+    found = likeness(np.repeat(ramp_HW[:, :, None], 3, axis=2))
+    assert hex(int(found["hash"])) == "0xbbd634c4fc08f0c4"
+    assert found["thumb"][:4].tolist() == [6, 17, 29, 39]
+
+
+HASHES = st.lists(st.integers(0, 2**64 - 1), max_size=30)
+
+
+@given(
+    HASHES,
+    st.lists(st.tuples(st.integers(0, 29), st.lists(st.integers(0, 63), max_size=9)), max_size=30),
+    st.integers(0, 8),
+)
+def test_every_pair_within_the_distance_is_found_and_no_other(hashes, changes, max_bits):
+    for row, bits in changes:
+        if row < len(hashes):
+            changed = hashes[row]
+            for bit in bits:
+                changed ^= 1 << bit
+            hashes.append(changed)
+    near = {(a, b) for a in range(len(hashes)) for b in range(a) if (hashes[a] ^ hashes[b]).bit_count() <= max_bits}
+    found, same = set(), np.arange(len(hashes))
+    for rows_a, rows_b in near_pairs(np.array(hashes, np.uint64), max_bits):
+        for a, b in zip(rows_a.tolist(), rows_b.tolist(), strict=True):
+            found.add((max(a, b), min(a, b)))
+            if hashes[a] == hashes[b]:
+                same[b] = a
+    # Of equal hashes one speaks for all.
+    spoken = {(max(same[a], same[b]), min(same[a], same[b])) for a, b in near if hashes[a] != hashes[b]}
+    assert {pair for pair in found if hashes[pair[0]] != hashes[pair[1]]} == spoken
+    assert all(hashes[a] == hashes[same[a]] for a in range(len(hashes)))
+    assert {same[a] for a in range(len(hashes))} == {hashes.index(value) for value in hashes}
+
+
+def test_alike_is_passed_on_and_the_smallest_row_leads():
+    thumbs = np.random.default_rng(0).integers(0, 256, (1, 256), dtype=np.uint8).repeat(5, axis=0)
+    thumbs[3] = 255 - thumbs[3]  # its hash is near, its thumbnail is not
+    hashes = np.array([0b1111, 0b0011, 0b0000, 0b0001, 2**63 - 1], np.uint64)
+    assert group_alike(hashes, np.full(5, 99), thumbs.__getitem__, 2).tolist() == [0, 0, 0, 3, 4]
+
+
+def test_the_order_of_the_images_changes_no_group():
+    images = [COPIES[name](scene(content)) for content in range(6) for name in ("as it is", "half the size")]
+    order = np.random.default_rng(1).permutation(len(images))
+    ids, ids_of_shuffled = np.array(groups(images)), np.array(groups([images[i] for i in order]))
+    together = ids[:, None] == ids[None, :]
+    shuffled = np.empty_like(ids)
+    shuffled[order] = ids_of_shuffled
+    assert (together == (shuffled[:, None] == shuffled[None, :])).all()
+
+
+def test_no_image_at_all():
+    assert groups([]) == []
+
+
+def test_the_search_is_not_quadratic():
+    random = np.random.default_rng(0)
+    hashes = random.integers(0, 2**64, 100_000, dtype=np.uint64)
+    copies = hashes[:500] ^ np.uint64(0b111)
+    started = time.process_time()
+    pairs = [pair for pair in near_pairs(np.concatenate([hashes, copies]), 6) if len(pair[0])]
+    assert {(a, b) for rows_a, rows_b in pairs for a, b in np.sort([rows_a, rows_b], axis=0).T.tolist()} == {
+        (row, 100_000 + row) for row in range(500)
+    }
+    assert time.process_time() - started < 20, "all pairs would take minutes"
+
+
+def test_thousands_of_nearly_equal_hashes_end():
+    hashes = np.arange(5000, dtype=np.uint64)
+    thumbs = np.random.default_rng(0).integers(0, 256, (1, 256), dtype=np.uint8).repeat(5000, axis=0)
+    assert set(group_alike(hashes, np.full(5000, 99), thumbs.__getitem__, 6).tolist()) == {0}
+    assert len(hashes) > alike.MAX_COMPARED
