@@ -38,6 +38,5 @@ def stopping_gently(stop: Path, say: Callable[[str], None]) -> Iterator[Callable
 
 
 def _end(signum: int) -> None:
-    if signum == signal.SIGINT:
-        raise KeyboardInterrupt
+    """Not KeyboardInterrupt: Lightning turns that into an exit code of 1."""
     raise SystemExit(128 + signum)

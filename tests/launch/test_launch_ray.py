@@ -117,7 +117,6 @@ def test_an_address_where_nothing_listens_is_said_at_once(tmp_path, nowhere):
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
 def test_a_death_counts_before_what_came_of_it(order):
     import ray.exceptions
-
     from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
     died = WorkerHealthCheckFailedError("A worker health check failed.", ray.exceptions.ActorDiedError())

@@ -1,0 +1,49 @@
+"""A small project with its shards, to copy from, and what training in it gives when nothing goes wrong."""
+
+import os
+import shutil
+from pathlib import Path
+
+import projects
+import pytest
+import shard_sets
+import train_commands
+
+TINY = {
+    "training": {"epochs": 3, "ledger": "full", "checkpoint_every_seconds": 1e-6, "keep_checkpoints": 3},
+    "model": {"input_px": 32, "drop_rate": 0.3},
+    "loading": {"global_batch_size": 8, "lanes": 1, "workers_per_rank": 1},
+}
+
+
+@pytest.fixture(scope="session")
+def sharded(tmp_path_factory) -> Path:
+    """A project's shards: five steps an epoch. Link to them; do not write there."""
+    return shard_sets.write(
+        tmp_path_factory.mktemp("sharded"), {"train": [20, 23], "validation": [7], "test": [5]}
+    ).parent
+
+
+@pytest.fixture
+def project(sharded, tmp_path):
+    """Makes a copy of the project with other params, section by section."""
+
+    def make(**changes: dict) -> Path:
+        return copy_of(sharded, tmp_path / "project", changes)
+
+    return make
+
+
+def copy_of(sharded: Path, folder: Path, changes: dict[str, dict]) -> Path:
+    projects.write(folder, projects.SMALL, TINY, changes)
+    shutil.copytree(sharded, folder / "data" / "shards", copy_function=os.link)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def undisturbed(sharded, tmp_path_factory) -> Path:
+    """The run's folder after a training that nothing disturbed, in one process."""
+    folder = copy_of(sharded, tmp_path_factory.mktemp("undisturbed") / "project", {})
+    done = train_commands.train(folder)
+    assert done.exit_code == 0, done.said
+    return train_commands.the_run(folder)

@@ -1,0 +1,34 @@
+"""Row 1: a train worker is killed at the first, a middle and the last step; each loss costs at most the steps since the
+newest checkpoint, and nothing of it shows in the end."""
+
+import pytest
+import train_commands
+from train_commands import Fault
+
+TWO_RANKS = {"cluster": {"num_workers": 2}}
+
+
+@pytest.mark.slow
+def test_the_ledger_and_the_weights_are_those_of_an_undisturbed_run(project, tmp_path):
+    folder = project(**TWO_RANKS)
+    kills = [Fault("kill", step=0, rank=1), Fault("kill", step=7, rank=0), Fault("kill", step=14, rank=1)]
+    done = train_commands.train(folder, *kills)
+    assert done.exit_code == 0, done.said
+    assert done.said.count("going on from the newest checkpoint") == 3
+    run = train_commands.the_run(folder).rename(tmp_path / "killed")
+    (page,) = train_commands.mlflow_runs(folder)
+    assert page.info.status == "FINISHED"
+    assert sorted(train_commands.metric_steps(folder, page.info.run_id, "train/loss")) == list(range(1, 16))
+
+    undisturbed = train_commands.train(folder)
+    assert undisturbed.exit_code == 0, undisturbed.said
+    other = train_commands.the_run(folder)
+    assert train_commands.history(run) == train_commands.history(other)
+    assert train_commands.same_weights(run, other)
+    assert redone(run) <= 3  # a checkpoint every step: at most the step that was lost, once a kill
+
+
+def redone(run):
+    """Steps that were recorded more than once."""
+    lines = [path.read_text().count("\n") for path in (run / "ledger").glob("*-rank-00000.jsonl")]
+    return sum(lines) - len(train_commands.history(run))

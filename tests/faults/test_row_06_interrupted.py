@@ -1,0 +1,76 @@
+"""Row 6: Ctrl-C, or SIGTERM to `dvc repro` alone; then at once the same command: never two writers, no stale lock."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import projects
+import pytest
+import train_commands
+from train_commands import Fault, wait_until
+
+from pipeline.training import checkpoint
+
+LONG = {"epochs": 400, "checkpoint_every_seconds": 1e6}
+"""More than a test waits for."""
+
+
+def test_ctrl_c_leaves_a_checkpoint_and_a_second_one_ends_at_once(undisturbed, project):
+    folder = project(training={"checkpoint_every_seconds": 1e6})
+    stopped = train_commands.train(folder, Fault("interrupt driver", step=6))
+    assert stopped.exit_code == 128 + signal.SIGINT, stopped.said
+    run = train_commands.the_run(folder)
+    assert checkpoint.positions(run / "checkpoints")[0] == 7
+
+    twice = train_commands.train(folder, Fault("interrupt driver", step=7), Fault("interrupt driver", step=7))
+    assert twice.exit_code == 128 + signal.SIGINT, twice.said
+    assert checkpoint.positions(run / "checkpoints")[0] == 7
+
+    resumed = train_commands.train(folder)
+    assert resumed.exit_code == 0, resumed.said
+    assert train_commands.history(run) == train_commands.history(undisturbed)
+    assert train_commands.same_weights(run, undisturbed)
+
+
+def repro(folder):
+    command = [sys.executable, "-m", "dvc", "repro", "--single-item", "train"]
+    environment = os.environ | {"PYTHONPATH": str(projects.REPOSITORY)}
+    with open(folder / "dvc.txt", "ab") as said:
+        return subprocess.Popen(command, cwd=folder, env=environment, stdout=said, stderr=said, start_new_session=True)
+
+
+def stage_of(folder):
+    """The process that holds the stage's lock."""
+    return int((folder / "data" / ".model.lock").read_text().split()[1])
+
+
+def steps_of(folder, attempt):
+    paths = (folder / "runs").glob(f"*/ledger/attempt-{attempt:04d}-rank-00000.jsonl")
+    return [json.loads(line)["step"] for path in paths for line in path.read_text().splitlines()]
+
+
+def end_dvc_alone(folder, dvc, attempt):
+    """SIGTERM to dvc once the stage has trained a step; the position of the checkpoint that the stage leaves."""
+    wait_until(lambda: steps_of(folder, attempt), "the first step")
+    stage = stage_of(folder)
+    dvc.terminate()
+    dvc.wait()
+    return stage
+
+
+@pytest.mark.slow
+def test_the_stage_ends_with_its_dvc_and_the_same_command_goes_on_at_once(project):
+    folder = project(training=LONG)
+    subprocess.run([sys.executable, "-m", "dvc", "config", "--local", "core.no_scm", "true"], cwd=folder, check=True)
+    one = end_dvc_alone(folder, repro(folder), attempt=1)
+    other = end_dvc_alone(folder, repro(folder), attempt=2)
+    assert one != other
+    wait_until(lambda: not Path(f"/proc/{other}").exists(), "the end of the stage")
+    said = (folder / "dvc.txt").read_text()
+    assert said.count("stopping after the next step, with a checkpoint") == 2
+    first, second = steps_of(folder, 1), steps_of(folder, 2)
+    assert second[0] == first[-1] + 1
+    assert checkpoint.positions(train_commands.the_run(folder) / "checkpoints")[0] == second[-1] + 1
