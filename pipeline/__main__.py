@@ -38,6 +38,10 @@ class Split(enum.Enum):
     test = "test"
 
 
+track = typer.Typer(help="What MLflow knows of the runs.", no_args_is_help=True, add_completion=False)
+app.add_typer(track, name="track")
+
+
 @app.command()
 def scan() -> None:
     """List the labelled images of data.source; reads no image bytes."""
@@ -118,6 +122,12 @@ def predict(
 def doctor() -> None:
     """Check this machine and this repository, and say how to mend what is wrong."""
     raise typer.Exit(0 if _call("doctor") else 1)
+
+
+@track.command("sync")
+def track_sync() -> None:
+    """Send to MLflow what waits in the runs' folders."""
+    _call("sync")
 
 
 def main() -> None:

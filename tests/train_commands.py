@@ -37,9 +37,8 @@ class Command:
 
     def __init__(self, folder: Path, *faults: Fault, clock_shift_seconds: float = 0.0):
         self._said = folder / f"said-{time.monotonic_ns()}.txt"
-        environment = dict(os.environ) | {"PYTHONPATH": _search_path()}
         self._process = _forkserver.Process(
-            target=_run, args=(folder, self._said, faults, clock_shift_seconds, environment)
+            target=_run, args=(folder, self._said, faults, clock_shift_seconds, environment())
         )
         self._process.start()
         self.pid = self._process.pid
@@ -79,8 +78,9 @@ def wait_until(condition: Callable[[], object], what: str) -> None:
         threading.Event().wait(0.02)
 
 
-def _search_path() -> str:
-    return f"{projects.REPOSITORY}{os.pathsep}{Path(__file__).parent}"
+def environment() -> dict[str, str]:
+    """This process's, and where a command in another folder finds the pipeline and these faults."""
+    return dict(os.environ) | {"PYTHONPATH": f"{projects.REPOSITORY}{os.pathsep}{Path(__file__).parent}"}
 
 
 def _run(folder: Path, said: Path, faults: tuple[Fault, ...], clock_shift_seconds: float, environment: dict) -> None:

@@ -55,7 +55,9 @@ def _git_tags() -> dict[str, str]:
 def finish(tracker: "Tracker", status: str, run: "RunFolder", console: "Console") -> None:
     """Tells MLflow how the run ended, and the person when MLflow could not be told."""
     tracker.pump(next(iter(committed(run)), 0))
-    if not tracker.finish(status, DRAIN_SECONDS[status]):
+    # A store that was never reached is not waited for: it has been tried all through the training.
+    drain_seconds = DRAIN_SECONDS["KILLED" if tracker.run_id is None else status]
+    if not tracker.finish(status, drain_seconds):
         state = "trained, not yet published" if status == "FINISHED" else f"{status.lower()}, not yet published"
         console.print(
             f"{state}: {tracker.problem} The metrics wait in {run.path}; `convoy track sync` sends them.",

@@ -18,7 +18,8 @@ from pipeline.tracking.run import Dataset, Status, next_attempt
 from pipeline.tracking.sender import Sender
 from pipeline.tracking.store import translating
 
-OPEN_SECONDS = 20.0
+OPEN_SECONDS = 5.0
+"""What a dead store may cost at the start; a slow one is opened beside the training."""
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 30.0
 

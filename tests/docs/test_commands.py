@@ -19,6 +19,7 @@ RUN_HERE = {
     "convoy order --split train --epoch 3 --world-size 4 --rank 1 --from-step 1 --steps 2": '"epoch": 3, "step": 1, ',
     "convoy train": "validation top-1",
     "convoy ledger": "steps committed",
+    "convoy track sync": "nothing waits",
     "convoy register": "version 1 is champion",
 }
 """Command, and what it says in a finished project."""

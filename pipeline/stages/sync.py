@@ -1,0 +1,44 @@
+"""`convoy track sync`: sends to MLflow what waits in the runs' folders."""
+
+from pathlib import Path
+
+from pipeline import params
+from pipeline.errors import LockedError, TrackingError
+from pipeline.stages import layout
+from pipeline.stages.ledger import runs_folder
+from pipeline.stages.publish import lock
+
+
+def sync() -> None:
+    """Raises TrackingError when a run could not be sent; the others are sent all the same."""
+    from rich.console import Console
+
+    from pipeline.tracking import address
+    from pipeline.tracking.run import RUN_FILE, is_published
+
+    read = params.read(layout.PARAMS, ["cluster", "tracking"])
+    root = runs_folder(read["cluster"])
+    uri = address.resolve(read["tracking"].uri, root.parent)
+    console = Console(highlight=False, soft_wrap=True)
+    waiting = [path.parent for path in sorted(root.glob(f"*/{RUN_FILE}")) if not is_published(path.parent)]
+    problems = []
+    for folder in waiting:
+        try:
+            with lock(folder / ".lock"):
+                console.print(f"sent: {folder.name} is MLflow's run {_send(folder, uri)}", markup=False)
+        except LockedError:
+            console.print(f"left: {folder.name} is being trained, and that sends its own", markup=False)
+        except TrackingError as exc:
+            problems.append(f"{folder.name}: {exc}")
+    if problems:
+        raise TrackingError("\n".join([f"{len(problems)} of {len(waiting)} runs still wait:", *problems]))
+    if not waiting:
+        console.print(f"nothing waits: {address.strip_credentials(uri)} has every run of {root}", markup=False)
+
+
+def _send(folder: Path, uri: str) -> str:
+    from pipeline.stages.tracked import committed
+    from pipeline.tracking.sync import send_waiting
+    from pipeline.training.folder import RunFolder
+
+    return send_waiting(folder, uri, next(iter(committed(RunFolder(folder))), 0))

@@ -1,0 +1,34 @@
+"""Sends what a run's folder still holds for MLflow, when no training does: its server was down, or its driver died."""
+
+from pathlib import Path
+
+from pipeline.errors import TrackingError
+from pipeline.tracking import address, environment
+from pipeline.tracking.run import RUN_FILE, RunRecord
+from pipeline.tracking.sender import Sender
+from pipeline.tracking.store import translating
+
+
+def send_waiting(run_folder: Path, uri: str, committed_step: int) -> str:
+    """Brings the MLflow run of `run_folder` up to `committed_step` and to its final status; gives its run id.
+
+    `uri` is the resolved address, with credentials. A run whose driver ended without a word was killed. Raises
+    TrackingError for a run that belongs to another store, and when the store cannot be used.
+    """
+    environment.prepare()
+    record = RunRecord.read(run_folder / RUN_FILE)
+    if record is None:
+        raise TrackingError(
+            f"{run_folder / RUN_FILE} cannot be read, so its run is unknown; `convoy train` makes it anew."
+        )
+    if record.uri != address.strip_credentials(uri):
+        raise TrackingError(
+            f"{run_folder.name} belongs to the store {record.uri}, and tracking.uri (or MLFLOW_TRACKING_URI) names "
+            f"{address.strip_credentials(uri)}; name its own store to send it."
+        )
+    status = "KILLED" if record.status == "RUNNING" else record.status
+    sender = Sender(uri, run_folder, record)
+    with translating(uri):
+        sender.advance(committed_step, status)
+    sender.update_record(status=status, committed_step=committed_step)
+    return sender.record.run_id
