@@ -8,6 +8,7 @@ import simplejpeg
 
 from pipeline.sharding.audit import EXPLANATIONS, AuditRule
 from pipeline.sharding.build import Built, ShardForm, SplitRule, build_shard_set
+from pipeline.sharding.resume import open_work
 from pipeline.sharding.scan import image_root, scan_source
 from pipeline.sharding.tables import TableColumns
 
@@ -54,7 +55,8 @@ def build(
     manifest, _ = scan_source(str(source), columns, lambda count: None)
     folder.mkdir(parents=True, exist_ok=True)
     root = image_root(str(source))
-    return build_shard_set(folder, manifest, root, rule, form, audit_rule, num_workers, silent)
+    work = open_work(folder.with_name(f".{folder.name}.work"))
+    return build_shard_set(folder, work, manifest, root, rule, form, audit_rule, num_workers, silent)
 
 
 def files_of(folder: Path) -> dict[str, bytes]:

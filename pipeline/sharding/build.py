@@ -1,14 +1,13 @@
 """A manifest -> a shard set: look at every image, split, audit, plan, write, index.
 
 Every record ends as one sample of one shard or as one reject. What comes out depends on the images and the
-parameters, never on the number of workers. The caller provides a private folder and renames it.
+parameters, never on the number of workers, nor on how often the work was killed and taken up again.
 """
 
 import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import numpy as np
@@ -24,7 +23,7 @@ from pipeline.sharding.inspect import RECORDS_PER_PIECE, Looks, Piece, inspect_r
 from pipeline.sharding.plan import PlannedShard, plan_shards
 from pipeline.sharding.split import NO_SPLIT, assign_splits, check_no_split_is_empty
 from pipeline.sharding.workers import Advance, Workers
-from pipeline.sharding.write import ShardWork, WrittenShard, write_shard
+from pipeline.sharding.write import ENDINGS, ShardWork, WrittenShard, write_shard
 
 Progress = Callable[[str, int], AbstractContextManager[Advance]]
 """(what is being done, how many images) -> something that is told of images done."""
@@ -55,6 +54,7 @@ class Built(NamedTuple):
 
 def build_shard_set(
     folder: Path,
+    work: Path,
     manifest: pa.Table,
     image_root: Path,
     split_rule: SplitRule,
@@ -63,17 +63,18 @@ def build_shard_set(
     num_workers: int | None,
     progress: Progress,
 ) -> Built:
-    """Writes tars, tables, index.json and the companions for other readers into `folder`.
+    """Leaves tars, tables, index.json and the companions for other readers in `folder`, which is empty before.
 
+    Everything is made in `work` (see `resume`), on the same disk; the caller removes that once the set is in its place.
     Raises SourceError when a split comes out empty or an image changes meanwhile.
     """
     # Worker processes have a working directory of their own.
-    folder, image_root = folder.absolute(), image_root.absolute()
+    spool, made, image_root = work.absolute() / "spool", work.absolute() / "set", image_root.absolute()
+    spool.mkdir(exist_ok=True)
     num_records = manifest.num_rows
     classes = sorted(pc.unique(manifest["class_name"]).to_pylist())
     labels = pc.index_in(manifest["class_name"], pa.array(classes)).to_numpy()
-    with Workers(num_workers) as workers, TemporaryDirectory(dir=folder, prefix=".spool-") as spool_name:
-        spool = Path(spool_name)
+    with Workers(num_workers) as workers:
         looks = Looks(spool, num_records)
         looks.create()
         with progress("decoding", num_records) as advance:
@@ -91,14 +92,16 @@ def build_shard_set(
         )
         plan = plan_shards(splits, digests, form.samples_per_shard, split_rule.seed)
         for planned in plan:
-            (folder / planned.name).parent.mkdir(exist_ok=True)
-        work = _work(plan, folder, manifest, image_root, spool, labels, len(classes))
+            (made / planned.name).parent.mkdir(parents=True, exist_ok=True)
+        shard_works = _work(plan, made, manifest, image_root, spool, labels, len(classes))
         with progress("writing", audit.num_samples) as advance:
-            shards, sums = _gather(plan, workers.map(write_shard, work, advance))
+            shards, sums = _gather(plan, workers.map(write_shard, shard_works, advance))
     index = make_index(classes, shards, sums, _metadata_columns(manifest), num_records, len(rejects))
     assert sum(map(index.num_samples, SPLITS)) == audit.num_samples, "samples were lost on the way into shards"
-    index.write(folder / "index.json")
-    write_companions(index, folder)
+    _remove_all_but(plan, made)
+    index.write(made / "index.json")
+    write_companions(index, made)
+    made.replace(folder)
     return Built(index, audit, in_order)
 
 
@@ -176,6 +179,18 @@ def _work(
             groups=rows["group"].to_pylist(),
             metadata=rows["metadata"].to_pylist(),
         )
+
+
+def _remove_all_but(plan: list[PlannedShard], made: Path) -> None:
+    """What a killed run with another split left."""
+    wanted = {made / f"{planned.name}.{ending}" for planned in plan for ending in ENDINGS}
+    for path in made.iterdir():
+        if path.is_dir():
+            for each in path.iterdir():
+                if each not in wanted:
+                    each.unlink()
+            if not any(path.iterdir()):
+                path.rmdir()
 
 
 def _metadata_columns(manifest: pa.Table) -> list[str]:

@@ -18,6 +18,7 @@ from pipeline.imaging.decode import read_kind
 from pipeline.sharding.encode import NUM_CHANNELS, encode
 from pipeline.sharding.likeness import LIKENESS_DTYPE, likeness
 from pipeline.sharding.reading import read_image
+from pipeline.sharding.resume import finish, read_seal, unfinished, write_seal
 from pipeline.sharding.workers import Advance, Workers
 
 DIGEST_BYTES = hashlib.sha256().digest_size
@@ -62,25 +63,51 @@ def inspect_records(pieces: Iterable[Piece], workers: Workers, advance: Advance)
 
 
 def inspect_piece(piece: Piece, advance: Advance) -> list[tuple[int, Reject]]:
-    """The rejects with their rows."""
+    """The rejects with their rows. What an earlier run finished is not done again."""
+    rejects = _finished(piece)
+    if rejects is not None:
+        advance(len(piece.paths))
+        return rejects
     looks, rejects, num_spooled = np.zeros(len(piece.paths), LOOK_DTYPE), [], 0
-    with _piece_path(piece.spool, piece.first_row).open("wb", buffering=2**20) as file:
-        for position, path in enumerate(piece.paths):
+    path, sha256 = _piece_path(piece.spool, piece.first_row), hashlib.sha256()
+    with unfinished(path).open("wb", buffering=2**20) as file:
+        for position, source in enumerate(piece.paths):
             if (position + 1) % RECORDS_PER_REPORT == 0:
                 advance(RECORDS_PER_REPORT)
             try:
-                looks[position], spooled = _look_at(piece, path)
+                looks[position], spooled = _look_at(piece, source)
             except ImageError as exc:
-                reject = Reject(path=path, reason=exc.reason, detail=str(exc))
+                reject = Reject(path=source, reason=exc.reason, detail=str(exc))
                 rejects.append((piece.first_row + position, reject))
                 continue
             looks[position]["spool_offset"] = num_spooled
             num_spooled += file.write(spooled)
+            sha256.update(spooled)
+    finish(path)
     with _looks_path(piece.spool).open("r+b") as file:
         file.seek(piece.first_row * LOOK_DTYPE.itemsize)
         file.write(looks.tobytes())
+    sha256.update(looks.tobytes())
+    rows_and_rejects = [(row, reject.model_dump()) for row, reject in rejects]
+    write_seal(path.with_suffix(".seal"), {"sha256": sha256.hexdigest(), "rejects": rows_and_rejects})
     advance(len(piece.paths) % RECORDS_PER_REPORT)
     return rejects
+
+
+def _finished(piece: Piece) -> list[tuple[int, Reject]] | None:
+    """The rejects of a piece whose seal fits its bytes; None when it has to be done."""
+    path = _piece_path(piece.spool, piece.first_row)
+    seal = read_seal(path.with_suffix(".seal"))
+    if seal is None or not path.exists():
+        return None
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256")
+    with _looks_path(piece.spool).open("rb") as file:
+        file.seek(piece.first_row * LOOK_DTYPE.itemsize)
+        sha256.update(file.read(len(piece.paths) * LOOK_DTYPE.itemsize))
+    if sha256.hexdigest() != seal["sha256"]:
+        return None
+    return [(row, Reject(**reject)) for row, reject in seal["rejects"]]
 
 
 def _look_at(piece: Piece, path: str) -> tuple[np.void, bytes]:
@@ -106,8 +133,8 @@ class Looks:
         self._path, self._num_records = _looks_path(spool), num_records
 
     def create(self) -> None:
-        """Makes room for the rows, all zero."""
-        with self._path.open("wb") as file:
+        """Makes room for the rows: all zero, but for those that an earlier run left."""
+        with self._path.open("ab") as file:
             file.truncate(self._num_records * LOOK_DTYPE.itemsize)
 
     def column(self, *names: str) -> np.ndarray:

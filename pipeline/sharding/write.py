@@ -17,12 +17,15 @@ from pipeline.sharding.encode import ChannelSums
 from pipeline.sharding.inspect import Looks, read_spooled
 from pipeline.sharding.plan import KEY_DIGITS
 from pipeline.sharding.reading import read_image
+from pipeline.sharding.resume import finish, read_seal, unfinished, write_seal
 from pipeline.sharding.tar import TarWriter
 from pipeline.sharding.workers import Advance
 
 IMAGE_EXTENSION = "jpg"
 DALI_INDEX_VERSION = "v1.2"
 IMAGES_PER_REPORT = 16
+ENDINGS = ("tar", "npy", "idx")
+"""Of a shard's files: the samples, their table, DALI's index."""
 
 
 class ShardWork(NamedTuple):
@@ -50,11 +53,25 @@ class WrittenShard(NamedTuple):
 
 
 def write_shard(work: ShardWork, advance: Advance) -> WrittenShard:
-    """Raises SourceError when an image is another one than in the first pass."""
-    tar_path = work.folder / f"{work.name}.tar"
+    """Raises SourceError when an image is another one than in the first pass. A finished shard is not written again."""
     looks = Looks(work.spool, work.num_records).rows(work.rows)
+    totals = (tuple(looks[name].sum(axis=0).tolist()) for name in ("values", "squares"))
+    sums = ChannelSums(int(looks["num_pixels"].sum()), *totals)
+    digest, seal_path = _digest(work, looks), work.spool / f"{Path(work.name).name}.seal"
+    seal = read_seal(seal_path)
+    shard = _finished(work, seal["shard"]) if seal is not None and seal["work"] == digest else None
+    if shard is not None:
+        advance(len(looks))
+    else:
+        shard = _write(work, looks, advance)
+        write_seal(seal_path, {"work": digest, "shard": shard.model_dump()})
+    return WrittenShard(shard, sums)
+
+
+def _write(work: ShardWork, looks: np.ndarray, advance: Advance) -> Shard:
+    tar_path, table_path, dali_path = (work.folder / f"{work.name}.{ending}" for ending in ENDINGS)
     rows, dali_lines = [], []
-    with TarWriter(tar_path) as tar:
+    with TarWriter(unfinished(tar_path)) as tar:
         for position, look in enumerate(looks):
             if (position + 1) % IMAGES_PER_REPORT == 0:
                 advance(IMAGES_PER_REPORT)
@@ -63,11 +80,13 @@ def write_shard(work: ShardWork, advance: Advance) -> WrittenShard:
             dali_lines.append(dali_line)
     advance(len(looks) % IMAGES_PER_REPORT)
     table = np.array(rows, SAMPLE_DTYPE)
-    table_path = tar_path.with_suffix(".npy")
-    np.save(table_path, table, allow_pickle=False)
+    with unfinished(table_path).open("wb") as file:
+        np.save(file, table, allow_pickle=False)
     dali_text = "\n".join([f"{DALI_INDEX_VERSION} {len(rows)}", *dali_lines]) + "\n"
-    tar_path.with_suffix(".idx").write_text(dali_text, encoding="ascii")
-    shard = Shard(
+    unfinished(dali_path).write_text(dali_text, encoding="ascii")
+    for path in (tar_path, table_path, dali_path):
+        finish(path)
+    return Shard(
         name=work.name,
         num_samples=len(rows),
         num_bytes=tar.num_bytes,
@@ -75,8 +94,21 @@ def write_shard(work: ShardWork, advance: Advance) -> WrittenShard:
         table_sha256=file_sha256(table_path),
         class_counts=np.bincount(table["label"], minlength=work.num_classes).tolist(),
     )
-    totals = (tuple(looks[name].sum(axis=0).tolist()) for name in ("values", "squares"))
-    return WrittenShard(shard, ChannelSums(int(looks["num_pixels"].sum()), *totals))
+
+
+def _digest(work: ShardWork, looks: np.ndarray) -> str:
+    """Of all that decides the shard's bytes."""
+    decides = (work.name, work.first_key, work.num_classes, work.paths, work.labels, work.groups, work.metadata)
+    return hashlib.sha256(json.dumps(decides).encode() + looks.tobytes()).hexdigest()
+
+
+def _finished(work: ShardWork, sealed: dict) -> Shard | None:
+    """The shard of an earlier run, when its files are still what they were."""
+    shard, paths = Shard(**sealed), [work.folder / f"{work.name}.{ending}" for ending in ENDINGS]
+    if not all(path.exists() for path in paths):
+        return None
+    is_whole = (file_sha256(paths[0]), file_sha256(paths[1])) == (shard.sha256, shard.table_sha256)
+    return shard if is_whole else None
 
 
 def _image_bytes(work: ShardWork, position: int, look: np.void) -> bytes:

@@ -8,6 +8,8 @@ DEMO = Path("data/raw/demo")
 MANIFEST = Path("data/manifest.parquet")
 SCAN = Path("data/scan.json")
 SHARDS = Path("data/shards")
+SHARDS_WORK = Path("data/.shards.work")
+"""What a killed shard stage had finished; gone once the stage has ended well."""
 INDEX = SHARDS / "index.json"
 AUDIT = Path("data/audit.json")
 REJECTS = Path("data/rejects.jsonl")

@@ -10,9 +10,11 @@ def shard(data: params.Data, split: params.Split, shards: params.Shards, audit: 
     from rich.console import Console
     from rich.markup import escape
 
+    from pipeline.artifacts import file_sha256
     from pipeline.sharding.audit import AuditRule, refusal, warnings
     from pipeline.sharding.build import ShardForm, SplitRule, build_shard_set
     from pipeline.sharding.manifest import read_manifest
+    from pipeline.sharding.resume import open_work
     from pipeline.sharding.scan import image_root
     from pipeline.stages.progress import progress
     from pipeline.stages.publish import publishing
@@ -25,13 +27,17 @@ def shard(data: params.Data, split: params.Split, shards: params.Shards, audit: 
         audit.min_training_samples,
         audit.policies,
     )
+    root = layout.DEMO if data.source == "demo" else image_root(data.source)
     manifest = read_manifest(layout.MANIFEST)
     with publishing(layout.SHARDS, layout.AUDIT, layout.REJECTS) as (folder, audit_path, rejects_path):
         folder.mkdir()
         built = build_shard_set(
             folder,
+            open_work(
+                layout.SHARDS_WORK, file_sha256(layout.MANIFEST), root, shards.short_side_px, shards.jpeg_quality
+            ),
             manifest,
-            layout.DEMO if data.source == "demo" else image_root(data.source),
+            root,
             SplitRule(split.validation_fraction, split.test_fraction, split.seed, split.near_duplicates_together),
             ShardForm(shards.short_side_px, shards.jpeg_quality, shards.samples_per_shard),
             audit_rule,
@@ -46,6 +52,7 @@ def shard(data: params.Data, split: params.Split, shards: params.Shards, audit: 
             shutil.rmtree(folder)
     if built.index is None:
         raise refusal(built.audit, built.rejects, audit.max_rejected_fraction, str(layout.AUDIT), str(layout.REJECTS))
+    shutil.rmtree(layout.SHARDS_WORK)
     by_split = ", ".join(f"{count:,} {name}" for name, count in built.audit.samples_by_split.items())
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"[bold]{built.audit.num_samples:,} samples[/] ({by_split}), {len(built.rejects):,} rejects")
