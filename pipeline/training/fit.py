@@ -11,8 +11,6 @@ from typing import Any
 import lightning
 import safetensors.torch
 import torch
-from lightning.pytorch.plugins.environments import ClusterEnvironment
-from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
 
 from pipeline.artifacts import file_sha256
 from pipeline.errors import CheckpointError, PeerLostError
@@ -20,6 +18,7 @@ from pipeline.loading.order import num_steps_per_epoch
 from pipeline.loading.read import SplitReader
 from pipeline.modeling import backbone, optimizer, schedule
 from pipeline.training import checkpoint
+from pipeline.training.collapse import CollapseGuard
 from pipeline.training.feed import TrainingFeed, ValidationFeed
 from pipeline.training.folder import Result
 from pipeline.training.ledger import Ledger, next_attempt
@@ -27,6 +26,7 @@ from pipeline.training.module import Classifier
 from pipeline.training.record import Record, Sink
 from pipeline.training.stopping import StopRequestedError, StopSign
 from pipeline.training.task import Place, Task
+from pipeline.training.world import strategy
 from pipeline.training.writer import sole_writer
 
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
@@ -119,6 +119,7 @@ def _build_classifier(
         network,
         build_optimizer=lambda network: optimizer.build(network, **task.optimizer.model_dump()),
         lr_at=lambda step: task.optimizer.lr * schedule.lr_factor(step, num_steps, **task.schedule.model_dump()),
+        num_classes=len(reader.index.classes),
         mean=reader.index.mean,
         std=reader.index.std,
         label_smoothing=task.training.label_smoothing,
@@ -129,8 +130,14 @@ def _build_classifier(
         ledger=ledger,
         record=record,
         is_stop_asked=sign.is_up,
+        guard=_guard(task, reader) if place.rank == 0 else None,
         save=_saver(task) if place.rank == 0 else lambda state, must: None,
     )
+
+
+def _guard(task: Task, reader: SplitReader) -> CollapseGuard:
+    counts = reader.index.class_counts("train")
+    return CollapseGuard(reader.index.classes, counts, task.optimizer.lr, say=lambda text: _say(task, text))
 
 
 def _saver(task: Task) -> Callable[[Callable[[], dict[str, Any]], bool], None]:
@@ -157,7 +164,7 @@ def _fit(
         return
     with_validation = reader.index.num_samples("validation") > 0
     trainer = lightning.Trainer(
-        strategy=_strategy(place),
+        strategy=strategy(place),
         accelerator="auto",
         devices=1,
         num_nodes=place.world_size,
@@ -193,53 +200,6 @@ def _translating_lost_peers(place: Place) -> Iterator[None]:
 def _is_lost_peer(exc: BaseException) -> bool:
     """Whether a collective broke because the other side went away or fell silent; gloo says so in words only."""
     return isinstance(exc, torch.distributed.DistError) or any(word in str(exc) for word in _LOST_PEER_WORDS)
-
-
-def _strategy(place: Place) -> Strategy:
-    device = torch.device(place.device)
-    if place.world_size == 1:
-        return SingleDeviceStrategy(device=device)
-    return DDPStrategy(parallel_devices=[device], cluster_environment=_World(place), gradient_as_bucket_view=True)
-
-
-class _World(ClusterEnvironment):
-    """Tells Lightning about ranks that were started by somebody else: each is a node of one device."""
-
-    def __init__(self, place: Place):
-        super().__init__()
-        self._place = place
-
-    @property
-    def creates_processes_externally(self) -> bool:
-        return True
-
-    @property
-    def main_address(self) -> str:
-        raise AssertionError("the process group is up before Lightning starts")
-
-    main_port = main_address
-
-    @staticmethod
-    def detect() -> bool:
-        return False
-
-    def world_size(self) -> int:
-        return self._place.world_size
-
-    def set_world_size(self, size: int) -> None:
-        assert size == self._place.world_size
-
-    def global_rank(self) -> int:
-        return self._place.rank
-
-    def set_global_rank(self, rank: int) -> None:
-        assert rank == self._place.rank
-
-    def local_rank(self) -> int:
-        return 0
-
-    def node_rank(self) -> int:
-        return self._place.rank
 
 
 def _leave_result(task: Task, place: Place, classifier: Classifier, record: Record, attempt: int) -> None:

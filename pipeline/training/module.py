@@ -17,6 +17,7 @@ from pipeline.loading.batches import Batch
 from pipeline.loading.keyed import key_of
 from pipeline.modeling import objective
 from pipeline.modeling.average import Average
+from pipeline.training.collapse import CollapseGuard
 from pipeline.training.ledger import Ledger, Unfinite
 from pipeline.training.record import Record
 from pipeline.training.stopping import StopRequestedError
@@ -40,6 +41,7 @@ class Classifier(lightning.LightningModule):
         *,
         build_optimizer: Callable[[torch.nn.Module], torch.optim.Optimizer],
         lr_at: Callable[[int], float],
+        num_classes: int,
         mean: list[float],
         std: list[float],
         label_smoothing: float,
@@ -50,6 +52,7 @@ class Classifier(lightning.LightningModule):
         ledger: Ledger,
         record: Record,
         is_stop_asked: Callable[[], bool],
+        guard: CollapseGuard | None,
         save: Callable[[Callable[[], dict[str, Any]], bool], None],
     ):
         super().__init__()
@@ -57,6 +60,7 @@ class Classifier(lightning.LightningModule):
         self.register_buffer("mean_C", torch.tensor(mean), persistent=False)
         self.register_buffer("std_C", torch.tensor(std), persistent=False)
         self.position = 0
+        self._num_classes = num_classes
         self._average = Average(network, ema_decay) if ema_decay else None
         self._build_optimizer = build_optimizer
         self._lr_at = lr_at
@@ -67,11 +71,13 @@ class Classifier(lightning.LightningModule):
         self._ledger = ledger
         self._record = record
         self._is_stop_asked = is_stop_asked
+        self._guard = guard
         self._save = save
         self._restored: dict[str, Any] | None = None
         self._stopping = False
         self._loss_sum = torch.zeros((), dtype=torch.float64)
         self._evaluation_sums = torch.zeros(3, dtype=torch.float64)
+        self._predicted_K: list[int] = []
 
     @property
     def evaluated_network(self) -> torch.nn.Module:
@@ -158,6 +164,9 @@ class Classifier(lightning.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         self._record.end_epoch(self.position, self._lr_at(self.position - 1))
+        if self._guard:
+            row = self._record.result()["history"][-1]
+            self._guard.end_epoch(row["epoch"], row["train_loss"], self._predicted_K)
         self._save(self.state, True)
         if self._is_stop_asked() or self._stopping:
             raise StopRequestedError
@@ -199,6 +208,7 @@ class Classifier(lightning.LightningModule):
     def on_validation_epoch_start(self) -> None:
         self._record.stop_clock()
         self._evaluation_sums = torch.zeros(3, dtype=torch.float64, device=self.device)
+        self._predictions_K = torch.zeros(self._num_classes, dtype=torch.int64, device=self.device)
         if torch.distributed.is_initialized():
             for buffer in self.evaluated_network.buffers():
                 torch.distributed.broadcast(buffer, src=0)  # running statistics differ by rank: those of rank 0 count
@@ -206,8 +216,10 @@ class Classifier(lightning.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         logits_BK = self.evaluated_network(objective.normalize(batch.images_BCHW, self.mean_C, self.std_C))
         self._evaluation_sums += objective.evaluation_sums(logits_BK, batch.labels_B, batch.mask_B)
+        self._predictions_K += torch.bincount(logits_BK.argmax(1)[batch.mask_B], minlength=logits_BK.shape[1])
 
     def on_validation_epoch_end(self) -> None:
+        self._predicted_K = self.trainer.strategy.reduce(self._predictions_K, reduce_op="sum").tolist()
         sums = self.trainer.strategy.reduce(self._evaluation_sums, reduce_op="sum")
         loss, num_correct, num_samples = sums.tolist()
         self._record.log_validation(self.position, loss / num_samples, num_correct / num_samples)

@@ -5,6 +5,7 @@ import itertools
 import os
 from pathlib import Path
 
+import projects
 import pytest
 import safetensors.torch
 import shard_sets
@@ -29,24 +30,21 @@ def index_path(tmp_path_factory):
 
 
 def task(index_path, folder, *, fingerprint="f", epochs=3, lr=0.01, loading=None):
-    training = {
-        "epochs": epochs, "seed": 0, "precision": "fp32", "label_smoothing": 0.1, "ema_decay": 0.9, "clip_norm": 1.0,
-        "checkpoint_every_seconds": 1e-9, "keep_checkpoints": 100, "ledger": "full",
+    sections = params.read(projects.REPOSITORY / "params.yaml")
+    changes = {
+        "loading": {"global_batch_size": 8, "lanes": 2, "shuffle_window_samples": None, "workers_per_rank": 1}
+        | (loading or {}),
+        "augment": {"crop_scale": (0.5, 1.0), "horizontal_flip": True, "color_jitter": 0.2},
+        "model": {"backbone": "test_resnet", "weights": "none", "input_px": 32, "drop_rate": 0.3},
+        "optimizer": {"name": "adamw", "lr": lr, "weight_decay": 0.05, "momentum": 0.9},
+        "schedule": {"warmup_fraction": 0.1, "final_lr_fraction": 0.0},
+        "training": {
+            "epochs": epochs, "seed": 0, "precision": "fp32", "label_smoothing": 0.1, "ema_decay": 0.9,
+            "clip_norm": 1.0, "checkpoint_every_seconds": 1e-9, "keep_checkpoints": 100, "ledger": "full",
+        },
     }  # fmt: skip
-    batch = {"global_batch_size": 8, "lanes": 2, "shuffle_window_samples": None, "workers_per_rank": 1}
-    return Task(
-        run=RunFolder(folder),
-        index_path=index_path,
-        fingerprint=fingerprint,
-        loading=params.Loading(**(batch | (loading or {}))),
-        augment=params.Augment(
-            crop_scale=(0.5, 1.0), crop_ratio=(0.75, 1.33), horizontal_flip=True, vertical_flip=False, color_jitter=0.2
-        ),
-        model=params.Model(backbone="test_resnet", weights="none", input_px=32, drop_rate=0.3),
-        optimizer=params.Optimizer(name="adamw", lr=lr, weight_decay=0.05, momentum=0.9),
-        schedule=params.Schedule(warmup_fraction=0.1, final_lr_fraction=0.0),
-        training=params.Training(**training),
-    )
+    changed = {name: sections[name].model_copy(update=values) for name, values in changes.items()}
+    return Task(run=RunFolder(folder), index_path=index_path, fingerprint=fingerprint, **changed)
 
 
 class Sink:
@@ -278,3 +276,13 @@ def test_two_ranks_stop_after_the_same_step(index_path, tmp_path):
     assert checkpoint.positions(what.run.checkpoints)[0] == 9  # asked after step 7's end, heard a step later
     assert [entry.step for entry in ledger.read(what.run.ledger)] == list(range(9))
     assert {entry.num_samples for entry in ledger.read(what.run.ledger)} == {8}
+
+
+def test_a_network_that_learns_nothing_is_said(index_path, tmp_path):
+    what = task(index_path, tmp_path, lr=1e-12)
+    train(what)
+    assert "collapse? " in what.run.notices.read_text()
+
+
+def test_a_network_that_learns_is_not_called_collapsed(undisturbed):
+    assert not undisturbed.run.notices.exists()

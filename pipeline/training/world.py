@@ -1,0 +1,53 @@
+"""Ranks that somebody else has started, in Lightning's words: each is a node of one device."""
+
+import torch
+from lightning.pytorch.plugins.environments import ClusterEnvironment
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
+
+from pipeline.training.task import Place
+
+
+def strategy(place: Place) -> Strategy:
+    """DDP where there is more than one rank; their process group is up."""
+    device = torch.device(place.device)
+    if place.world_size == 1:
+        return SingleDeviceStrategy(device=device)
+    return DDPStrategy(parallel_devices=[device], cluster_environment=_World(place), gradient_as_bucket_view=True)
+
+
+class _World(ClusterEnvironment):
+    def __init__(self, place: Place):
+        super().__init__()
+        self._place = place
+
+    @property
+    def creates_processes_externally(self) -> bool:
+        return True
+
+    @property
+    def main_address(self) -> str:
+        raise AssertionError("the process group is up before Lightning starts")
+
+    main_port = main_address
+
+    @staticmethod
+    def detect() -> bool:
+        return False
+
+    def world_size(self) -> int:
+        return self._place.world_size
+
+    def set_world_size(self, size: int) -> None:
+        assert size == self._place.world_size
+
+    def global_rank(self) -> int:
+        return self._place.rank
+
+    def set_global_rank(self, rank: int) -> None:
+        assert rank == self._place.rank
+
+    def local_rank(self) -> int:
+        return 0
+
+    def node_rank(self) -> int:
+        return self._place.rank
