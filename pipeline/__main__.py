@@ -110,6 +110,16 @@ def order(
 
 
 @app.command()
+def browse(
+    split: Annotated[Split, typer.Option(help="train, validation or test.")] = Split.train,
+    per_class: Annotated[int, typer.Option(min=1, help="Samples of each class.")] = 8,
+    epochs: Annotated[int, typer.Option(min=0, help="Show each as augmented in this many epochs.")] = 4,
+) -> None:
+    """Make a contact sheet of the shards and of what augmentation does to them."""
+    _call("browse", split=split.value, num_per_class=per_class, num_epochs=epochs)
+
+
+@app.command()
 def predict(
     images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,

@@ -13,6 +13,7 @@ SHARDS_WORK = Path("data/.shards.work")
 INDEX = SHARDS / "index.json"
 AUDIT = Path("data/audit.json")
 REJECTS = Path("data/rejects.jsonl")
+CONTACT_SHEET = Path("data/contact_sheet.html")
 MODEL = Path("data/model")
 RUN = Path("data/run.json")
 HISTORY = Path("data/history.csv")

@@ -1,0 +1,160 @@
+"""`convoy browse`: a contact sheet, one HTML file: some samples of each class, and what augmentation makes of them.
+
+The pictures come out of the loader itself: these are the pixels that training sees in its first epochs.
+"""
+
+import base64
+import json
+import os
+from dataclasses import dataclass
+
+from pipeline import params
+from pipeline.artifacts import Index
+from pipeline.errors import ArtifactError
+from pipeline.stages import layout
+
+MAX_CLASSES = 100
+JPEG_QUALITY = 88
+
+
+@dataclass
+class Sample:
+    path: str
+    data_uris: list[str]
+
+
+@dataclass
+class ClassOnSheet:
+    name: str
+    num_samples: int
+    samples: list[Sample]
+
+
+def browse(split: str, num_per_class: int, num_epochs: int) -> None:
+    import contextlib
+
+    import jinja2
+    from rich.console import Console
+
+    from pipeline.loading.read import SplitReader
+    from pipeline.stages.publish import publishing
+
+    sections = params.read(layout.PARAMS, ["loading", "augment", "model", "training"])
+    index = Index.read(layout.INDEX, made_by="shard")
+    if not index.num_samples(split):
+        raise ArtifactError(f"{layout.INDEX} has no {split} samples; name another split with --split.")
+    with contextlib.closing(SplitReader(layout.INDEX, split)) as reader:
+        classes = _classes(reader, num_per_class, num_epochs, **sections)
+    environment = jinja2.Environment(loader=jinja2.PackageLoader("pipeline", "stages"), autoescape=True)
+    page = environment.get_template("browse.html.j2").render(
+        split=split,
+        num_samples=index.num_samples(split),
+        num_classes=len(index.classes),
+        views=num_epochs,
+        input_px=sections["model"].input_px,
+        classes=classes,
+    )
+    with publishing(layout.CONTACT_SHEET) as [path]:
+        path.write_text(page, encoding="utf-8")
+    num_shown = sum(len(each.samples) for each in classes)
+    Console(highlight=False, soft_wrap=True).print(
+        f"[bold]{layout.CONTACT_SHEET}[/]: {num_shown} samples of {len(classes)} of {len(index.classes)} classes"
+    )
+
+
+def _classes(reader, num_per_class: int, num_epochs: int, *, loading, augment, model, training) -> list[ClassOnSheet]:
+    import numpy as np
+
+    from pipeline.loading.augment import Augmentation
+    from pipeline.loading.batches import training_batches
+
+    _, rows = reader.locate(np.arange(reader.num_samples))
+    names = reader.index.classes[:MAX_CLASSES]
+    members = [np.flatnonzero(rows["label"] == label) for label in range(len(names))]
+    chosen = [_spread(numbers, num_per_class) for numbers in members]
+    numbers = np.concatenate(chosen)
+    paths = [_path(reader, number) for number in numbers.tolist()]
+    uris = [[_uri(image_HWC)] for image_HWC in _as_evaluated(reader, numbers, model.input_px)]
+    for epoch in range(num_epochs):
+        made = training_batches(
+            reader,
+            _OneStep(_key(reader, loading, training.seed, epoch), numbers),
+            Augmentation(**augment.model_dump()),
+            input_px=model.input_px,
+            rank=0,
+            world_size=1,
+            first_step=0,
+            num_workers=0,
+        )
+        images_BHWC = next(made).images_BCHW.permute(0, 2, 3, 1).numpy()
+        for of_sample, image_HWC in zip(uris, images_BHWC, strict=True):
+            of_sample.append(_uri(image_HWC))
+    samples = iter([Sample(path, of_sample) for path, of_sample in zip(paths, uris, strict=True)])
+    return [
+        ClassOnSheet(name, len(of_class), [next(samples) for _ in shown])
+        for name, of_class, shown in zip(names, members, chosen, strict=True)
+    ]
+
+
+@dataclass
+class _OneStep:
+    """An epoch's order as the loader asks for it, whose one step is the chosen samples."""
+
+    key: int
+    numbers: object
+    num_steps: int = 1
+
+    def rank_step(self, _step: int, _rank: int, _world_size: int) -> object:
+        return self.numbers
+
+
+def _key(reader, loading: params.Loading, seed: int, epoch: int) -> int:
+    """What the draws of a training epoch follow from."""
+    from pipeline.loading.order import order
+
+    return order(
+        reader.shard_sizes,
+        seed=seed,
+        epoch=epoch,
+        digest=reader.index.digest,
+        global_batch_size=loading.global_batch_size,
+        lanes=loading.lanes,
+        window=loading.shuffle_window_samples,
+    ).key
+
+
+def _spread(numbers, count: int):
+    """Up to `count` of the numbers, from all over them."""
+    import numpy as np
+
+    return numbers[np.unique(np.linspace(0, len(numbers) - 1, min(count, len(numbers))).astype(int))]
+
+
+def _as_evaluated(reader, numbers, side_px: int) -> list:
+    from pipeline.imaging.decode import decode
+    from pipeline.imaging.resizing import evaluation_view
+
+    shards, rows = reader.locate(numbers)
+    images = (reader.image_bytes(int(shard), row) for shard, row in zip(shards, rows, strict=True))
+    return [evaluation_view(decode(data), side_px) for data in images]
+
+
+def _path(reader, number: int) -> str:
+    """The sample's source, as its JSON member says."""
+    import numpy as np
+
+    shards, rows = reader.locate(np.array([number]))
+    tar_path = layout.SHARDS / f"{reader.shards[int(shards[0])].name}.tar"
+    descriptor = os.open(tar_path, os.O_RDONLY)
+    try:
+        return json.loads(os.pread(descriptor, int(rows[0]["json_bytes"]), int(rows[0]["json_offset"])))["path"]
+    finally:
+        os.close(descriptor)
+
+
+def _uri(image_HWC) -> str:
+    import numpy as np
+    import simplejpeg
+
+    data = simplejpeg.encode_jpeg(np.ascontiguousarray(image_HWC), quality=JPEG_QUALITY)
+    return "data:image/jpeg;base64," + base64.b64encode(data).decode()
