@@ -21,6 +21,7 @@ from pipeline.sharding.encode import NO_PIXELS, ChannelSums
 from pipeline.sharding.index import make_index, write_companions
 from pipeline.sharding.inspect import RECORDS_PER_PIECE, Looks, Piece, inspect_records
 from pipeline.sharding.plan import PlannedShard, plan_shards
+from pipeline.sharding.reading import absolute_root
 from pipeline.sharding.split import NO_SPLIT, assign_splits, check_no_split_is_empty
 from pipeline.sharding.workers import Advance, Workers
 from pipeline.sharding.write import ENDINGS, ShardWork, WrittenShard, write_shard
@@ -56,7 +57,7 @@ def build_shard_set(
     folder: Path,
     work: Path,
     manifest: pa.Table,
-    image_root: Path,
+    image_root: str,
     split_rule: SplitRule,
     form: ShardForm,
     audit_rule: AuditRule,
@@ -69,7 +70,7 @@ def build_shard_set(
     Raises SourceError when a split comes out empty or an image changes meanwhile.
     """
     # Worker processes have a working directory of their own.
-    spool, made, image_root = work.absolute() / "spool", work.absolute() / "set", image_root.absolute()
+    spool, made, image_root = work.absolute() / "spool", work.absolute() / "set", absolute_root(image_root)
     spool.mkdir(exist_ok=True)
     num_records = manifest.num_rows
     classes = sorted(pc.unique(manifest["class_name"]).to_pylist())
@@ -105,7 +106,7 @@ def build_shard_set(
     return Built(index, audit, in_order)
 
 
-def _pieces(paths: pa.ChunkedArray, image_root: Path, spool: Path, form: ShardForm) -> Iterator[Piece]:
+def _pieces(paths: pa.ChunkedArray, image_root: str, spool: Path, form: ShardForm) -> Iterator[Piece]:
     for first_row in range(0, len(paths), RECORDS_PER_PIECE):
         of_piece = paths.slice(first_row, RECORDS_PER_PIECE).to_pylist()
         yield Piece(spool, first_row, image_root, of_piece, form.short_side_px, form.jpeg_quality)
@@ -157,7 +158,7 @@ def _work(
     plan: list[PlannedShard],
     folder: Path,
     manifest: pa.Table,
-    image_root: Path,
+    image_root: str,
     spool: Path,
     labels: np.ndarray,
     num_classes: int,

@@ -32,11 +32,8 @@ def find_in_folders(root: str, ignored: Counter, advance: Callable[[int], None])
     folders, num_files, num_images = _look_at(base, ignored)
     ignored["outside_a_class"] += num_files
     if not folders and num_images:
-        raise SourceError(
-            f"data.source={root} holds {num_images} images and no folders; the class of an image is the name of its "
-            "folder: move them into one folder a class, or list them in a table with a label column."
-        )
-    if not _are_splits(root, base, folders):
+        raise no_folders(root, num_images)
+    if not are_splits(root, folders, lambda folder: bool(_look_at(os.path.join(base, folder), Counter())[0])):
         yield from _find_classes(base, b"", folders, None, ignored, advance)
         return
     for folder in folders:
@@ -89,17 +86,20 @@ def _walk(
 
 def _status(entry: os.DirEntry, ignored: Counter) -> os.stat_result | None:
     """None for what is no image file, counted by reason."""
-    reason = None
-    if entry.name.startswith(b"._"):
-        reason = "hidden"  # macOS's notes beside a file carry the image's extension
-    elif os.path.splitext(entry.name)[1].lower() not in IMAGE_EXTENSIONS:
-        reason = "unknown_extension"
-    elif not _is(entry.is_file):
+    reason = why_no_image(entry.name)
+    if reason is None and not _is(entry.is_file):
         reason = "not_a_regular_file"
     if reason is None:
         return entry.stat()
     ignored[reason] += 1
     return None
+
+
+def why_no_image(name: bytes) -> str | None:
+    """The reason under which a file of this name is ignored; None for an image's name."""
+    if name.startswith(b"._"):
+        return "hidden"  # macOS's notes beside a file carry the image's extension
+    return None if os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS else "unknown_extension"
 
 
 def _look_at(folder: bytes, ignored: Counter) -> tuple[list[bytes], int, int]:
@@ -117,10 +117,20 @@ def _look_at(folder: bytes, ignored: Counter) -> tuple[list[bytes], int, int]:
     return sorted(folders), num_files, num_images
 
 
-def _are_splits(root: str, base: bytes, folders: list[bytes]) -> bool:
-    """Whether the folders are train, validation and test with classes in them."""
+def no_folders(root: str, num_images: int) -> SourceError:
+    return SourceError(
+        f"data.source={root} holds {num_images} images and no folders; the class of an image is the name of its "
+        "folder: move them into one folder a class, or list them in a table with a label column."
+    )
+
+
+def are_splits(root: str, folders: list[bytes], has_folders: Callable[[bytes], bool]) -> bool:
+    """Whether the folders are train, validation and test with classes in them.
+
+    Raises SourceError where they are a mixture.
+    """
     named = [folder for folder in folders if folder.lower() in SPLIT_OF_FOLDER]
-    if not any(_look_at(os.path.join(base, folder), Counter())[0] for folder in named):
+    if not any(map(has_folders, named)):
         return False
     others = [escape_path(folder) for folder in folders if folder not in named]
     if others:

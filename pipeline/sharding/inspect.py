@@ -48,7 +48,7 @@ class Piece(NamedTuple):
 
     spool: Path
     first_row: int
-    image_root: Path
+    image_root: str
     paths: list[str]
     short_side_px: int | None
     jpeg_quality: int

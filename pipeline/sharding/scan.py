@@ -1,17 +1,25 @@
 """A data source -> its manifest: which images with which labels there are. No image is opened."""
 
+import shutil
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.artifacts import Scan
 from pipeline.errors import SourceError
+from pipeline.sharding import stores
 from pipeline.sharding.folders import find_in_folders
-from pipeline.sharding.manifest import collect_manifest
-from pipeline.sharding.tables import TABLE_EXTENSIONS, TableColumns, find_in_table
+from pipeline.sharding.manifest import Record, collect_manifest
+from pipeline.sharding.members import find_in_tars
+from pipeline.sharding.objects import find_in_store
+from pipeline.sharding.reading import TAR_ROOT
+from pipeline.sharding.tables import TABLE_EXTENSIONS, TableColumns, TableFile, find_in_table
+from pipeline.sharding.tarsets import find_tar_set
 
 
 def scan_source(source: str, columns: TableColumns, advance: Callable[[int], None]) -> tuple[pa.Table, Scan]:
@@ -19,8 +27,8 @@ def scan_source(source: str, columns: TableColumns, advance: Callable[[int], Non
 
     Raises SourceError for a source that nothing can be trained on.
     """
-    path, ignored = _existing(source), Counter()
-    records = find_in_folders(source, ignored, advance) if path.is_dir() else find_in_table(path, columns, advance)
+    ignored = Counter()
+    records = _records(source, columns, ignored, advance)
     manifest = collect_manifest(records)
     counts = Scan(
         source=source,
@@ -34,27 +42,59 @@ def scan_source(source: str, columns: TableColumns, advance: Callable[[int], Non
     return manifest, counts
 
 
-def image_root(source: str) -> Path:
-    """What the manifest's paths are relative to."""
-    path = Path(source)
-    return path if path.is_dir() else path.parent
+def image_root(source: str) -> str:
+    """What the manifest's paths are relative to, as `reading.read_image` takes it."""
+    if _is_table(source):
+        return stores.parent(source) if stores.is_address(source) else str(Path(source).parent)
+    tar_set = find_tar_set(source)
+    return source.rstrip("/") if tar_set is None else TAR_ROOT + tar_set.root
 
 
-def _existing(source: str) -> Path:
+def _records(source: str, columns: TableColumns, ignored: Counter, advance: Callable[[int], None]) -> Iterator[Record]:
+    _check_kind(source)
+    if _is_table(source):
+        with _local_table(source) as table:
+            yield from find_in_table(table, columns, advance)
+        return
+    tar_set = find_tar_set(source)
+    if tar_set is not None:
+        yield from find_in_tars(tar_set.tars, columns, ignored, advance)
+    elif stores.is_address(source):
+        yield from find_in_store(source.rstrip("/"), ignored, advance)
+    else:
+        yield from find_in_folders(source, ignored, advance)
+
+
+@contextmanager
+def _local_table(source: str) -> Iterator[TableFile]:
+    """Tables are read by libraries that want a file."""
+    if not stores.is_address(source):
+        yield TableFile(Path(source), source)
+        return
+    try:
+        with stores.open_object(source) as there, NamedTemporaryFile(suffix=Path(source).suffix) as here:
+            shutil.copyfileobj(there, here, 2**20)
+            here.flush()
+            yield TableFile(Path(here.name), source)
+    except FileNotFoundError as exc:
+        raise SourceError(f"data.source={source} does not exist; check the address.") from exc
+
+
+def _is_table(source: str) -> bool:
+    return source.endswith(TABLE_EXTENSIONS) and not Path(source).is_dir()
+
+
+def _check_kind(source: str) -> None:
     path = Path(source)
-    if "://" in source:
-        raise SourceError(f"data.source={source} is an address; copy the images to a local folder and name that.")
+    if stores.is_address(source) or path.is_dir() or source.endswith(".tar"):
+        return
+    kinds = f"a folder class/image, a table ({', '.join(TABLE_EXTENSIONS)}), WebDataset tars, or demo"
     if not path.exists():
+        raise SourceError(f"data.source={source} does not exist (looked at {path.absolute()}); give {kinds}.")
+    if not _is_table(source):
         raise SourceError(
-            f"data.source={source} does not exist (looked at {path.absolute()}); give a folder class/image, a table "
-            f"({', '.join(TABLE_EXTENSIONS)}), or demo."
+            f"data.source={source} is none of what is read; give {kinds}, and unpack other archives first."
         )
-    if not path.is_dir() and path.suffix not in TABLE_EXTENSIONS:
-        raise SourceError(
-            f"data.source={source} is neither a folder nor a table ({', '.join(TABLE_EXTENSIONS)}); unpack archives "
-            "first."
-        )
-    return path
 
 
 def _check(counts: Scan) -> None:

@@ -1,6 +1,7 @@
 """Labelled images listed in a table: .csv, .tsv, .parquet or .jsonl with an image and a label column.
 
-Paths are absolute or relative to the table. Every value of a .csv or .tsv is text: a label 007 stays 007.
+Paths are absolute, relative to the table, or addresses (`s3://`). Every value of a .csv or .tsv is text: a label 007
+stays 007.
 """
 # A million rows: no Path object for each.
 # ruff: noqa: PTH116, PTH118
@@ -19,7 +20,9 @@ import pyarrow.parquet as pq
 
 from pipeline.artifacts import SPLITS, escape_path
 from pipeline.errors import SourceError
+from pipeline.sharding import stores
 from pipeline.sharding.manifest import Record
+from pipeline.sharding.stores import Object
 
 TABLE_EXTENSIONS = (".csv", ".tsv", ".parquet", ".jsonl")
 SPLIT_OF_VALUE = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
@@ -36,16 +39,27 @@ class TableColumns(NamedTuple):
     metadata: tuple[str, ...]
 
 
-def find_in_table(table: Path, columns: TableColumns, advance: Callable[[int], None]) -> Iterator[Record]:
+class TableFile(NamedTuple):
+    """A table, and how it is called in messages and found from: its address where the file is a copy of it."""
+
+    path: Path
+    source: str
+
+    def __str__(self) -> str:
+        return self.source
+
+
+def find_in_table(table: TableFile, columns: TableColumns, advance: Callable[[int], None]) -> Iterator[Record]:
     """The table's records, in its order.
 
     Raises SourceError naming the row (the first one is row 1) and the column.
     """
+    images = _Images(stores.parent(table.source) if stores.is_address(table.source) else str(table.path.parent))
     for number, row in enumerate(_rows(table, columns), start=1):
         where = f"{table}, row {number}"
         label = _text(row[columns.label], f"{where}, column {columns.label}")
         image = _text(row[columns.image], f"{where}, column {columns.image}")
-        status = _status(table.parent, image, where)
+        found = images.look_at(image, where)
         if number % ROWS_PER_REPORT == 0:
             advance(ROWS_PER_REPORT)
         yield Record(
@@ -53,44 +67,46 @@ def find_in_table(table: Path, columns: TableColumns, advance: Callable[[int], N
             class_name=label,
             split=_split(row[columns.split], where) if columns.split else None,
             group=_group(row[columns.group]) if columns.group else None,
-            num_bytes=status.st_size,
-            stamp=str(status.st_mtime_ns),
-            metadata=json.dumps({name: _plain(row[name]) for name in columns.metadata}, sort_keys=True),
+            num_bytes=found.num_bytes,
+            stamp=found.stamp,
+            metadata=json.dumps({name: plain(row[name]) for name in columns.metadata}, sort_keys=True),
         )
 
 
-def _rows(table: Path, columns: TableColumns) -> Iterator[dict]:
+def _rows(table: TableFile, columns: TableColumns) -> Iterator[dict]:
     wanted = list(dict.fromkeys([columns.image, columns.label, *filter(None, columns[2:4]), *columns.metadata]))
     try:
-        if table.suffix == ".jsonl":
+        if table.path.suffix == ".jsonl":
             yield from _json_rows(table, wanted)
-        elif table.suffix == ".parquet":
-            with pq.ParquetFile(table) as file:
+        elif table.path.suffix == ".parquet":
+            with pq.ParquetFile(table.path) as file:
                 _check_columns(table, file.schema_arrow.names, wanted)
                 for batch in file.iter_batches(columns=wanted):
                     yield from batch.to_pylist()
         else:
             yield from _text_rows(table, wanted)
     except (pa.ArrowException, UnicodeDecodeError, json.JSONDecodeError) as exc:
-        raise SourceError(f"{table} cannot be read as {table.suffix[1:]}: {exc}; mend or export it again.") from exc
+        raise SourceError(
+            f"{table} cannot be read as {table.path.suffix[1:]}: {exc}; mend or export it again."
+        ) from exc
 
 
-def _text_rows(table: Path, wanted: list[str]) -> Iterator[dict]:
-    parse = pyarrow.csv.ParseOptions(delimiter="\t" if table.suffix == ".tsv" else ",", newlines_in_values=True)
-    with pyarrow.csv.open_csv(table, parse_options=parse) as head:
+def _text_rows(table: TableFile, wanted: list[str]) -> Iterator[dict]:
+    parse = pyarrow.csv.ParseOptions(delimiter="\t" if table.path.suffix == ".tsv" else ",", newlines_in_values=True)
+    with pyarrow.csv.open_csv(table.path, parse_options=parse) as head:
         names = head.schema.names
     _check_columns(table, names, wanted)
     convert = pyarrow.csv.ConvertOptions(
         column_types=dict.fromkeys(wanted, pa.string()), include_columns=wanted, strings_can_be_null=False
     )
-    with pyarrow.csv.open_csv(table, parse_options=parse, convert_options=convert) as batches:
+    with pyarrow.csv.open_csv(table.path, parse_options=parse, convert_options=convert) as batches:
         for batch in batches:
             yield from batch.to_pylist()
 
 
-def _json_rows(table: Path, wanted: list[str]) -> Iterator[dict]:
+def _json_rows(table: TableFile, wanted: list[str]) -> Iterator[dict]:
     rows_seen = False
-    with table.open(encoding="utf-8") as lines:
+    with table.path.open(encoding="utf-8") as lines:
         for line in lines:
             if not line.strip():
                 continue
@@ -103,7 +119,7 @@ def _json_rows(table: Path, wanted: list[str]) -> Iterator[dict]:
             yield {name: row.get(name) for name in wanted}
 
 
-def _check_columns(table: Path, names: list[str], wanted: list[str]) -> None:
+def _check_columns(table: TableFile, names: list[str], wanted: list[str]) -> None:
     missing = [name for name in wanted if name not in names]
     if missing:
         raise SourceError(
@@ -131,7 +147,7 @@ def _group(value: object) -> str | None:
     return None if value is None or not str(value).strip() else str(value)
 
 
-def _plain(value: object) -> object:
+def plain(value: object) -> object:
     """A metadata value as JSON has it: dates and the like as text, not-a-number as null."""
     if value is None or isinstance(value, str | bool | int):
         return value
@@ -140,7 +156,35 @@ def _plain(value: object) -> object:
     return str(value)
 
 
-def _status(folder: Path, image: str, where: str) -> os.stat_result:
+class _Images:
+    """The images that a table names: files, or objects of a store. A store's folder is listed once: asking for every
+    object would take hours."""
+
+    def __init__(self, root: str):
+        self._root = root
+        self._listed: dict[str, dict[str, Object]] = {}
+
+    def look_at(self, image: str, where: str) -> Object:
+        """Raises SourceError for what is not there."""
+        if not stores.is_address(image) and not stores.is_address(self._root):
+            return _status(self._root, image, where)
+        address = stores.join(self._root, image)
+        try:
+            return stores.measure(address) if address.startswith(("http://", "https://")) else self._listed_at(address)
+        except (KeyError, FileNotFoundError) as exc:
+            raise SourceError(
+                f"{where} names {address}, which does not exist; an image is an address or relative to the table. "
+                "Mend it or delete the row."
+            ) from exc
+
+    def _listed_at(self, address: str) -> Object:
+        folder, name = address.rsplit("/", 1)
+        if folder not in self._listed:
+            self._listed[folder] = {each.name: each for each in stores.list_folder(folder).objects}
+        return self._listed[folder][name]
+
+
+def _status(folder: str, image: str, where: str) -> Object:
     path = os.path.join(folder, image)
     try:
         status = os.stat(path)
@@ -151,4 +195,4 @@ def _status(folder: Path, image: str, where: str) -> os.stat_result:
         ) from exc
     if not stat.S_ISREG(status.st_mode):
         raise SourceError(f"{where} names {path}, which is no regular file; mend the path.")
-    return status
+    return Object(image, status.st_size, str(status.st_mtime_ns))

@@ -63,9 +63,11 @@ class Workers:
         while not exhausted or pending:
             while not exhausted and len(pending) < 2 * self.num_workers:
                 try:
-                    pending.append(self._executor.submit(_run, function, next(iterator)))
+                    task = next(iterator)
                 except StopIteration:
                     exhausted = True
+                else:
+                    pending.append(self._submit(function, task))
             while pending and not pending[0].done():
                 _wait(pending[0])
                 num_done = self._num_done.value
@@ -74,6 +76,12 @@ class Workers:
             if pending:
                 yield _result(pending.popleft())
         advance(self._num_done.value - num_reported)
+
+    def _submit(self, function: Callable[[Task, Advance], Result], task: Task) -> Future[Result]:
+        try:
+            return self._executor.submit(_run, function, task)
+        except BrokenProcessPool as exc:
+            raise _killed() from exc
 
 
 class _StoppedError(Exception):
@@ -91,10 +99,14 @@ def _result(future: Future[Result]) -> Result:
     try:
         return future.result()
     except BrokenProcessPool as exc:
-        raise ConvoyError(
-            "A sharding process was killed, most often because the memory ran out; lower shards.num_workers and run "
-            "the same command again."
-        ) from exc
+        raise _killed() from exc
+
+
+def _killed() -> ConvoyError:
+    return ConvoyError(
+        "A sharding process was killed, most often because the memory ran out; lower shards.num_workers and run the "
+        "same command again."
+    )
 
 
 _shared: tuple = ()  # of a worker process: what its parent handed over at the start

@@ -34,7 +34,7 @@ class ShardWork(NamedTuple):
     folder: Path
     name: str
     first_key: int
-    image_root: Path
+    image_root: str
     spool: Path
     num_records: int
     """Of the whole manifest."""

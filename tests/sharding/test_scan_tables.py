@@ -57,7 +57,7 @@ def test_each_format_gives_the_same_records(folder, kind):
     assert manifest["num_bytes"].to_pylist() == [5, 5, 5]
     assert counts.class_counts == {"007": 2, "8": 1}
     assert counts.split_counts == {"train": 1, "validation": 1}
-    assert image_root(counts.source) == folder
+    assert image_root(counts.source) == str(folder)
 
 
 @pytest.mark.parametrize("kind", ["parquet", "jsonl"])

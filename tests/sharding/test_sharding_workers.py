@@ -72,3 +72,10 @@ def test_workers_end_with_a_parent_that_is_killed(tmp_path):
         parent.kill()
         parent.wait()
     assert psutil.wait_procs(family, timeout=30)[1] == []
+
+
+def test_a_worker_that_was_killed_before_the_next_task_is_explained():
+    with Workers(2) as workers:
+        for function in (worker_tasks.be_killed, worker_tasks.square):  # the second finds the pool broken
+            with pytest.raises(ConvoyError, match=r"was killed, most often .* lower shards.num_workers"):
+                list(workers.map(function, range(4), lambda count: None))
