@@ -9,7 +9,6 @@ medians over the repeats, ratios of medians. Memory is that of the whole process
 """
 
 import argparse
-import contextlib
 import json
 import os
 import shutil
@@ -17,11 +16,10 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 
-import psutil
+from sharding_run import run_measured, shard_images
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PEER_SCRIPT = Path(__file__).resolve().parent / "peers" / "writing.py"
@@ -35,7 +33,6 @@ RATIOS = {
     "256 px / ffcv": ("256 px", "ffcv"),
     "192 px / ffcv": ("192 px", "ffcv"),
 }
-SAMPLE_SECONDS = 0.05
 
 
 def main() -> None:
@@ -49,7 +46,7 @@ def main() -> None:
         peak_mb: dict[str, list[float]] = {}
         for _ in range(arguments.repeats):
             for tool, command in commands.items():
-                answer = _run(command)
+                answer = run_measured(command)
                 if "failed" in answer:
                     missing[tool] = answer["failed"]
                     continue
@@ -108,34 +105,6 @@ def _commands(work: Path, peers_python: Path | None) -> dict[str, list]:
     return commands
 
 
-def _run(command: list) -> dict:
-    """What the command prints as its last line, with the peak of its tree's memory."""
-    process = subprocess.Popen(
-        [str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    is_done, peak = threading.Event(), [0]
-    watcher = threading.Thread(target=_watch, args=(process.pid, is_done, peak))
-    watcher.start()
-    out, err = process.communicate()
-    is_done.set()
-    watcher.join()
-    try:
-        return json.loads(out.splitlines()[-1]) | {"peak_mb": peak[0] / 1e6}
-    except (IndexError, ValueError):
-        return {"failed": (err.strip().splitlines() or ["no output"])[-1][-200:]}
-
-
-def _watch(pid: int, is_done: threading.Event, peak: list[int]) -> None:
-    while not is_done.wait(SAMPLE_SECONDS):
-        total = 0
-        with contextlib.suppress(psutil.Error):
-            parent = psutil.Process(pid)
-            for each in [parent, *parent.children(recursive=True)]:
-                with contextlib.suppress(psutil.Error):
-                    total += each.memory_full_info().pss
-        peak[0] = max(peak[0], total)
-
-
 def _measure_here(tool: str, work: Path) -> None:
     out = work / "out"
     out.mkdir()
@@ -143,33 +112,13 @@ def _measure_here(tool: str, work: Path) -> None:
         import pipeline.sharding.build  # noqa: F401 - imports are outside the time of every tool
     start = time.perf_counter()
     if tool in SHORT_SIDE_PX:
-        _shard(work / "images", out, SHORT_SIDE_PX[tool])
+        shard_images(work / "images", out, SHORT_SIDE_PX[tool], NUM_WORKERS)
     else:
         subprocess.run(["tar", "cf", out / "images.tar", "-C", work, "images"], check=True)
         if tool == "tar and fsync":
             with (out / "images.tar").open("rb") as file:
                 os.fsync(file.fileno())
     print(json.dumps({"seconds": time.perf_counter() - start}))
-
-
-def _shard(images: Path, out: Path, short_side_px: int | None) -> None:
-    """As the stages do it, scan to published."""
-    from pipeline.sharding.build import ShardForm, SplitRule, build_shard_set
-    from pipeline.sharding.scan import scan_source
-    from pipeline.sharding.tables import TableColumns
-    from pipeline.stages.publish import publishing
-
-    manifest, _ = scan_source(str(images), TableColumns("image", "label", None, None, ()), lambda count: None)
-    form = ShardForm(short_side_px, 90, 500)
-    with publishing(out / "shards") as [folder]:
-        folder.mkdir()
-        built = build_shard_set(folder, manifest, images, SplitRule(0.1, 0.1, 0), form, NUM_WORKERS, 0.0, _silent)
-    assert built.index.num_records == manifest.num_rows
-
-
-@contextlib.contextmanager
-def _silent(doing: str, total: int):
-    yield lambda count: None
 
 
 if __name__ == "__main__":
