@@ -13,6 +13,7 @@ from PIL import Image
 
 from pipeline.errors import ImageError
 from pipeline.imaging.jpeg import MAGIC, ORIENTATION_TAG, decode_jpeg, read_jpeg_header
+from pipeline.imaging.tiff import check_channels
 
 MAX_PIXELS = 120_000_000
 """Room for a 108-megapixel phone's photograph: 360 MB decoded."""
@@ -41,12 +42,13 @@ def decode(
     With `scratch`, uint8 [num_bytes], the pixels may lie in it: they are good until it is used again. Memory that was
     used before saves the time in which the system hands out fresh pages.
     Raises ImageError; its `reason` is one of empty_file, not_an_image, truncated, damaged, too_many_pixels,
-    unsupported_mode.
+    unsupported_mode, unsupported_channels.
     """
     header = read_jpeg_header(data)
     if header is not None:
         _check_pixels(header.height, header.width, max_pixels)
         return _upright(decode_jpeg(data, header, min_short_side_px, scratch), header.orientation)
+    check_channels(data)
     with _open(data) as image:
         _check_pixels(image.height, image.width, max_pixels)
         _check_whole(data)
