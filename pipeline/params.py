@@ -29,7 +29,8 @@ class Section(pydantic.BaseModel):
 
 class Data(Section):
     source: str
-    """`demo`, a folder `class/image` or `split/class/image`, or a table (.csv, .tsv, .parquet, .jsonl)."""
+    """`demo`, a folder `class/image` or `split/class/image`, a table (.csv, .tsv, .parquet, .jsonl) or WebDataset tars
+    (.tar, a pattern, a folder of them); each local or at an address (`s3://`)."""
     image_column: str
     """Tables: the column with an image's path, absolute or relative to the table."""
     label_column: str
@@ -114,6 +115,14 @@ class Augment(Section):
     vertical_flip: bool
     color_jitter: Fraction
     """Brightness, contrast and saturation are each scaled by up to 1 ± this."""
+    policy: Literal["none", "randaugment", "trivialaugment", "augmix"]
+    """Automatic augmentation after the crop, with torchvision's operations and ranges."""
+    policy_num_ops: Annotated[int, Field(ge=1, le=8)]
+    """RandAugment: operations one after the other."""
+    policy_magnitude: Annotated[int, Field(ge=0, le=30)]
+    """RandAugment: strength of each operation."""
+    erase_probability: Fraction
+    """Random erasing: how often a box of 2 to 33 % of the image is painted in its mean colour."""
 
     @pydantic.field_validator("crop_scale", "crop_ratio")
     @classmethod
@@ -135,19 +144,21 @@ class Model(Section):
 
 
 class Optimizer(Section):
-    name: Literal["adamw", "sgd"]
+    name: Literal["adamw", "sgd", "lamb", "muon"]
     lr: Annotated[float, Field(gt=0.0)]
     weight_decay: Annotated[float, Field(ge=0.0)]
     """Not applied to biases and normalisation layers."""
     momentum: Fraction
-    """SGD (Nesterov); AdamW takes it as beta1."""
+    """SGD and Muon (Nesterov); AdamW and LAMB take it as beta1."""
 
 
 class Schedule(Section):
+    name: Literal["cosine", "linear", "step", "one_cycle", "constant"]
+    """How the learning rate falls after its warm-up; `step` divides it by ten at a half and at three quarters."""
     warmup_fraction: Fraction
-    """Part of all steps in which the learning rate climbs linearly; a cosine takes it down after that."""
+    """Part of all steps in which the learning rate climbs linearly (`one_cycle`: by half a cosine)."""
     final_lr_fraction: Fraction
-    """Learning rate of the last step as a fraction of optimizer.lr."""
+    """Learning rate of the last step as a fraction of optimizer.lr; not for `step` and `constant`."""
 
 
 class Training(Section):

@@ -135,7 +135,7 @@ def test_missing_section(message, content):
         ("training", "epochs", True, "training.epochs=True: input should be a valid integer."),
         ("training", "epochs", 0, "training.epochs=0: input should be greater than or equal to 1."),
         ("optimizer", "lr", "3e-3", "optimizer.lr='3e-3': input should be a valid number."),
-        ("optimizer", "name", "adam", "optimizer.name='adam': input should be 'adamw' or 'sgd'."),
+        ("optimizer", "name", "adam", "optimizer.name='adam': input should be 'adamw', 'sgd', 'lamb' or 'muon'."),
         ("augment", "horizontal_flip", "yes", "augment.horizontal_flip='yes': input should be a valid boolean."),
         ("audit", "max_rejected_fraction", 1.5, "audit.max_rejected_fraction=1.5: input should be less than or equal"),
         (

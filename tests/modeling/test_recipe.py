@@ -1,5 +1,6 @@
 """Objective, optimizer, schedule and average, each against a second way to the same number."""
 
+import itertools
 import math
 
 import pytest
@@ -66,21 +67,127 @@ def test_momentum_is_adamws_first_beta():
     assert made.param_groups[0]["betas"] == (0.8, 0.999)
 
 
-@given(st.integers(2, 500), st.floats(0, 0.9), st.floats(0, 1))
-def test_the_rate_climbs_then_falls_to_its_final_fraction(num_steps, warmup, final):
-    factors = [lr_factor(step, num_steps, warmup_fraction=warmup, final_lr_fraction=final) for step in range(num_steps)]
-    num_warmup = round(warmup * num_steps)
-    assert factors[:num_warmup] == sorted(factors[:num_warmup])
-    assert factors[num_warmup:] == sorted(factors[num_warmup:], reverse=True)
+def one_step_of(made, parameter, gradient):
+    parameter.grad = gradient.clone()
+    made.step()
+    return parameter.detach().double()
+
+
+@pytest.fixture
+def matrix():
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(6, 4, generator=generator), torch.randn(6, 4, generator=generator)
+
+
+def test_lamb_by_hand(matrix):
+    weight, gradient = matrix
+    layer = torch.nn.Linear(4, 6)
+    layer.weight.data.copy_(weight)
+    made = optimizer.build(layer, name="lamb", lr=0.1, weight_decay=0.02, momentum=0.9)
+    mine = one_step_of(made, layer.weight, gradient)
+    weight, gradient = weight.double(), gradient.double()
+    update = gradient / (gradient.abs() + 1e-6) + 0.02 * weight  # after the first step's bias correction
+    wanted = weight - 0.1 * weight.norm() / update.norm() * update
+    torch.testing.assert_close(mine, wanted, atol=1e-5, rtol=0)
+
+
+def test_muon_turns_a_matrix_by_its_gradients_polar_factor_and_goes_by_adamw_elsewhere(matrix):
+    weight, gradient = matrix
+    layer = torch.nn.Linear(4, 6)
+    layer.weight.data.copy_(weight)
+    layer.bias.data.fill_(1.0)
+    made = optimizer.build(layer, name="muon", lr=0.1, weight_decay=0.02, momentum=0.9)
+    layer.bias.grad = torch.full((6,), -3.0)
+    mine = one_step_of(made, layer.weight, gradient)
+    u, _, vt = torch.linalg.svd(gradient.double(), full_matrices=False)
+    wanted = weight.double() * (1 - 0.1 * 0.02) - 0.1 * 0.2 * math.sqrt(6) * u @ vt
+    torch.testing.assert_close(mine, wanted, atol=3e-3, rtol=0)  # Newton-Schulz in bfloat16
+    assert (wanted - weight.double()).abs().max() > 0.02
+    look_ahead = 1.0 + 0.9  # Nesterov's, over the bias correction of the first step
+    assert layer.bias.detach().tolist() == pytest.approx([1.0 + 0.1 * look_ahead] * 6, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd", "lamb", "muon"])
+def test_an_optimizers_state_goes_through_a_checkpoint(name, tmp_path):
+    def trained(num_steps, state=None):
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(4, 2))
+        made = optimizer.build(model, name=name, lr=0.01, weight_decay=0.1, momentum=0.9)
+        if state:
+            model.load_state_dict(state["model"])
+            made.load_state_dict(state["optimizer"])
+        for _ in range(num_steps):
+            made.zero_grad()
+            model(torch.ones(1, 3, 3, 3)).square().sum().backward()
+            made.step()
+        return {"model": model.state_dict(), "optimizer": made.state_dict()}
+
+    torch.save(trained(3), tmp_path / "state.pt")
+    resumed = trained(2, torch.load(tmp_path / "state.pt", weights_only=True))["model"]
+    assert all(torch.equal(resumed[key], value) for key, value in trained(5)["model"].items())
+
+
+SHAPES = ("cosine", "linear", "step", "one_cycle", "constant")
+
+
+@given(st.sampled_from(SHAPES), st.integers(2, 500), st.floats(0, 0.9), st.floats(0, 1))
+def test_the_rate_climbs_then_falls_to_its_final_fraction(name, num_steps, warmup, final):
+    factors = [
+        lr_factor(step, num_steps, name=name, warmup_fraction=warmup, final_lr_fraction=final)
+        for step in range(num_steps)
+    ]
+    peak = factors.index(max(factors))
+    assert factors[:peak] == sorted(factors[:peak])
+    assert all(later <= earlier + 1e-12 for earlier, later in itertools.pairwise(factors[peak:]))
     assert max(factors) <= 1 + 1e-12
-    if num_steps - num_warmup >= 2:
-        assert factors[-1] == pytest.approx(final)
-        assert factors[num_warmup] == pytest.approx(1.0)
+    if num_steps - round(warmup * num_steps) >= 2:
+        wanted = {"constant": 1.0, "step": 0.01}.get(name, final)
+        assert factors[-1] == pytest.approx(wanted)
+        if name != "one_cycle":
+            assert factors[round(warmup * num_steps)] == pytest.approx(1.0)
 
 
 def test_the_cosine_half_way():
-    factor = lr_factor(50, 101, warmup_fraction=0.0, final_lr_fraction=0.2)
+    factor = lr_factor(50, 101, name="cosine", warmup_fraction=0.0, final_lr_fraction=0.2)
     assert factor == pytest.approx(0.2 + 0.8 * 0.5 * (1 + math.cos(math.pi / 2)))
+
+
+def factors_of(scheduler_of, num_steps):
+    """What a scheduler of torch's makes of a rate of 1."""
+    made = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    scheduler, factors = scheduler_of(made), []
+    for _ in range(num_steps):
+        factors.append(made.param_groups[0]["lr"])
+        made.step()
+        scheduler.step()
+    return factors
+
+
+def ours(name, num_steps, warmup, final):
+    return [
+        lr_factor(step, num_steps, name=name, warmup_fraction=warmup, final_lr_fraction=final)
+        for step in range(num_steps)
+    ]
+
+
+@pytest.mark.parametrize(("warmup", "final"), [(0.3, 0.001), (0.1, 0.2)])
+def test_one_cycle_is_torchs(warmup, final):
+    def torchs(made):
+        return torch.optim.lr_scheduler.OneCycleLR(
+            made, max_lr=1.0, total_steps=51, pct_start=warmup, final_div_factor=1 / (25 * final), cycle_momentum=False
+        )
+
+    assert ours("one_cycle", 51, warmup, final) == pytest.approx(factors_of(torchs, 51))
+
+
+def test_steps_are_torchs():
+    wanted = factors_of(lambda made: torch.optim.lr_scheduler.MultiStepLR(made, [50, 75]), 101)
+    assert ours("step", 101, 0.0, 0.0) == pytest.approx(wanted)
+
+
+def test_linear_is_torchs():
+    wanted = factors_of(lambda made: torch.optim.lr_scheduler.LinearLR(made, 1.0, 0.2, 100), 101)
+    assert ours("linear", 101, 0.0, 0.2) == pytest.approx(wanted)
 
 
 def test_average_by_hand():

@@ -37,7 +37,7 @@ def task(index_path, folder, *, fingerprint="f", epochs=3, lr=0.01, loading=None
         "augment": {"crop_scale": (0.5, 1.0), "horizontal_flip": True, "color_jitter": 0.2},
         "model": {"backbone": "test_resnet", "weights": "none", "input_px": 32, "drop_rate": 0.3},
         "optimizer": {"name": "adamw", "lr": lr, "weight_decay": 0.05, "momentum": 0.9},
-        "schedule": {"warmup_fraction": 0.1, "final_lr_fraction": 0.0},
+        "schedule": {"name": "cosine", "warmup_fraction": 0.1, "final_lr_fraction": 0.0},
         "training": {
             "epochs": epochs, "seed": 0, "precision": "fp32", "label_smoothing": 0.1, "ema_decay": 0.9,
             "clip_norm": 1.0, "checkpoint_every_seconds": 1e-9, "keep_checkpoints": 100, "ledger": "full",
