@@ -42,7 +42,7 @@ def main() -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--counts", type=int, nargs="+", default=[100_000, 1_000_000])
+    parser.add_argument("--counts", type=int, nargs="+", default=[10_000, 100_000])
     parser.add_argument("--images", type=Path, help="where the images are kept for another run")
     parser.add_argument("--work", type=Path)
     parser.add_argument("--scan-only", action="store_true")

@@ -72,7 +72,7 @@ def main() -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--photos", type=Path, help="a folder with .jpg files at any depth")
+    parser.add_argument("--photos", type=Path, help="a folder with .jpg files at any depth; without one they are drawn")
     parser.add_argument("--peers-python", type=Path, help="the Python that has ffcv 1.0.2")
     parser.add_argument("--images", type=int, default=3000)
     parser.add_argument("--repeats", type=int, default=5)
@@ -82,18 +82,34 @@ def _arguments() -> argparse.Namespace:
     if arguments.measure:
         _measure_here(arguments.measure[0], Path(arguments.measure[1]))
         sys.exit()
-    if arguments.photos is None:
-        parser.error("--photos is needed")
     return arguments
 
 
-def _fill(folder: Path, photos: Path, num_images: int) -> None:
+def _fill(folder: Path, photos: Path | None, num_images: int) -> None:
     """`num_images` files of their own: tar stores the second of two linked files as a link."""
-    paths = sorted(photos.rglob("*.jpg"))
+    contents = [path.read_bytes() for path in sorted(photos.rglob("*.jpg"))] if photos else _draw_photos()
     for number in range(num_images):
         path = folder / f"{number % NUM_CLASSES}" / f"{number:06d}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(paths[number % len(paths)], path)
+        path.write_bytes(contents[number % len(contents)])
+
+
+def _draw_photos() -> list[bytes]:
+    """Forms and grain: about as many bytes a pixel as a photograph."""
+    import cv2
+    import numpy as np
+    import simplejpeg
+
+    random, photos = np.random.default_rng(0), []
+    for _ in range(20):
+        layers = [(6, 50), (40, 20), (200, 12)]
+        scene_HW3 = sum(
+            cv2.resize(random.normal(0, size, (rows, rows, 3)), (500, 375), interpolation=cv2.INTER_CUBIC)
+            for rows, size in layers
+        )
+        image_HW3 = np.clip(128 + scene_HW3, 0, 255).astype(np.uint8)
+        photos.append(simplejpeg.encode_jpeg(image_HW3, quality=92, colorsubsampling="444"))
+    return photos
 
 
 def _commands(work: Path, peers_python: Path | None) -> dict[str, list]:
