@@ -1,0 +1,24 @@
+"""The benchmarks of sharding run and print what docs/performance.md quotes; a few images suffice for that."""
+
+import json
+import subprocess
+import sys
+
+
+def run(*arguments: object) -> dict:
+    command = [sys.executable, *map(str, arguments)]
+    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def test_sharding_beside_tar_says_that_a_peer_is_missing(tmp_path):
+    result = run("benchmarks/sharding.py", "--images", 40, "--repeats", 1, "--work", tmp_path)
+    assert set(result["images_per_second"]) == {"original bytes", "256 px", "192 px", "tar", "tar and fsync"}
+    assert set(result["ratios"]) == {"original bytes / tar", "original bytes / tar and fsync"}
+    assert result["missing"] == {"ffcv": "no --peers-python"}
+    assert all(rate > 0 for rate in result["images_per_second"].values())
+
+
+def test_many_images_are_scanned_and_sharded(tmp_path):
+    result = run("benchmarks/many_images.py", "--counts", 200, "--work", tmp_path)
+    assert set(result["results"]) == {"scan 200", "scan and shard 200"}
+    assert all(figures["seconds"] > 0 and figures["peak_mb"] > 50 for figures in result["results"].values())
