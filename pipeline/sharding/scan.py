@@ -86,6 +86,11 @@ def _is_table(source: str) -> bool:
 
 def _check_kind(source: str) -> None:
     path = Path(source)
+    if source.startswith(("http://", "https://")) and not source.endswith((".tar", *TABLE_EXTENSIONS)):
+        raise SourceError(
+            f"data.source={source} is an address on the web, where folders cannot be listed; give a table "
+            f"({', '.join(TABLE_EXTENSIONS)}) of the images' addresses, or a .tar."
+        )
     if stores.is_address(source) or path.is_dir() or source.endswith(".tar"):
         return
     kinds = f"a folder class/image, a table ({', '.join(TABLE_EXTENSIONS)}), WebDataset tars, or demo"

@@ -179,6 +179,10 @@ def test_a_folder_that_nothing_can_be_trained_on(tmp_path, names, message):
     [
         ("nowhere", r"does not exist \(looked at .*nowhere\); give a folder class/image, a table \(.csv, .tsv"),
         ("images.zip", r"is none of what is read; give a folder class/image, a table .*unpack other archives first"),
+        (
+            "https://host/images",
+            r"is an address on the web, where folders cannot be listed; give a table .*, or a .tar",
+        ),
         ("nostore://images", r".*Protocol not known.*install the extra for it .* or check the address"),
     ],
 )

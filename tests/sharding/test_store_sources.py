@@ -225,3 +225,19 @@ def test_what_may_not_be_read_is_said_at_once():
     with pytest.raises(StorageError, match=r"s3://b/x may not be read \(Access Denied\); check the credentials in the"):
         stores._retried(refuse, "s3://b/x")
     assert len(attempts) == 1
+
+
+def test_a_tar_on_the_web(shards, monkeypatch):
+    monkeypatch.chdir(shards)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        source = f"http://127.0.0.1:{server.server_port}/train/train-000000.tar"
+        rows, _ = scan(source)
+        here, _ = scan("train/train-000000.tar")
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    assert [row["path"] for row in rows] == [row["path"] for row in here]
