@@ -14,7 +14,7 @@ AGREEING = 3
 
 MAX_COMPARED = 128
 """Hashes with which one hash is compared in one round of sorting. Only where hundreds of different images have nearly
-one hash are there more; they are met in other rounds, or through a third image."""
+one hash are there more; most are met in other rounds, or through a third image, and the rest are missed."""
 
 MIN_CORRELATION = 0.95
 """Of two thumbnails. Measured on 300 photographs: every copy at another size or quality is above 0.99, of crops that

@@ -100,8 +100,12 @@ def audit_samples(
     assert num_samples + len(rejects) == num_records, "a record is neither sample nor reject, or both"
     by_class = np.bincount(samples.labels, minlength=len(classes)).tolist()
     by_split = np.bincount(samples.splits, minlength=len(SPLITS)).tolist()
-    groups = {**_groups(samples), **_odd_images(samples, rule)}
-    findings = {name: _finding(found, samples.paths, rule.policies.get(name, "warn")) for name, found in groups.items()}
+    # One image is a group of its own here; a million of them are no million arrays.
+    odd = {name: np.flatnonzero(is_odd)[:, None] for name, is_odd in _odd_images(samples, rule).items()}
+    findings = {
+        name: _finding(groups, samples.paths, rule.policies.get(name, "warn"))
+        for name, groups in {**_groups(samples), **odd}.items()
+    }
     findings["rare_classes"] = _rare_classes(samples, classes, rule)
     return Audit(
         num_records=num_records,
@@ -175,14 +179,13 @@ def _groups(samples: Samples) -> dict[str, list[np.ndarray]]:
     }
 
 
-def _odd_images(samples: Samples, rule: AuditRule) -> dict[str, list[np.ndarray]]:
-    """Rows that are findings on their own."""
-    found = {
+def _odd_images(samples: Samples, rule: AuditRule) -> dict[str, np.ndarray]:
+    """bool [num_samples]: images that are findings on their own."""
+    return {
         "tiny_images": samples.sizes.min(axis=1, initial=np.iinfo(np.int32).max) < rule.tiny_below_px,
         "dark_images": samples.brightnesses < rule.dark_below,
         "blank_images": samples.contrasts < MIN_CONTRAST,
     }
-    return {name: [np.array([row]) for row in np.flatnonzero(is_odd)] for name, is_odd in found.items()}
 
 
 def _rare_classes(samples: Samples, classes: Sequence[str], rule: AuditRule) -> Finding:
@@ -221,7 +224,7 @@ def _differ(values: np.ndarray, rows: np.ndarray) -> bool:
     return bool((values[rows] != values[rows[0]]).any())
 
 
-def _finding(groups: list[np.ndarray], paths: pa.ChunkedArray, policy: Policy) -> Finding:
+def _finding(groups: Sequence[np.ndarray], paths: pa.ChunkedArray, policy: Policy) -> Finding:
     return Finding(
         policy=policy,
         num_groups=len(groups),

@@ -12,8 +12,9 @@ from pipeline import params
 from pipeline.stages import layout
 
 STAGES = ("scan", "shard", "train", "evaluate", "register")
-NO_OUTPUT = {layout.PARAMS, layout.DEMO}
-"""What a stage may touch without DVC: its params, and raw images, which DVC never hashes."""
+NO_OUTPUT = {layout.PARAMS, layout.DEMO, layout.SHARDS_WORK}
+"""What a stage may touch without DVC: its params, raw images, which DVC never hashes, and what a killed run is to find
+again, since DVC removes a stage's outputs before the stage runs."""
 
 CONSTANTS = {name: path for name, path in vars(layout).items() if isinstance(path, Path)}
 
