@@ -10,13 +10,16 @@ import cv2
 import numpy as np
 
 from pipeline.imaging.resizing import crop_and_resize
+from pipeline.loading import policy as policies
 
 _NUM_CROP_TRIES = 10
 """Tries for a crop of the wanted area and ratio that lies inside the image; torchvision's RandomResizedCrop makes as
 many before it takes the largest centred one."""
 
-NUM_DRAWS = 2 * _NUM_CROP_TRIES + 2 + 2 + 3
-"""Per sample: area and ratio for each try, top and left, two flips, three of colour."""
+_SPANS = np.cumsum([2 * _NUM_CROP_TRIES, 2 + 2 + 3, policies.NUM_DRAWS, policies.NUM_ERASE_DRAWS])
+
+NUM_DRAWS = int(_SPANS[-1])
+"""Per sample: area and ratio for each try; top and left, two flips, three of colour; the policy's; the erasing's."""
 
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, RGB
 
@@ -30,11 +33,16 @@ class Augmentation:
     horizontal_flip: bool
     vertical_flip: bool
     color_jitter: float
+    policy: policies.PolicyName = "none"
+    policy_num_ops: int = 2
+    policy_magnitude: int = 9
+    erase_probability: float = 0.0
 
 
 @dataclass(frozen=True)
 class View:
-    """What happens to one image: a crop in pixels, flips, and factors of brightness, contrast and saturation."""
+    """What happens to one image: a crop in pixels, flips, factors of brightness, contrast and saturation, what the
+    policy does, and a box of the result that is erased."""
 
     top: int
     left: int
@@ -43,19 +51,33 @@ class View:
     flip_horizontal: bool
     flip_vertical: bool
     color: tuple[float, float, float] | None
+    chains: tuple[policies.Chain, ...] = ()
+    erased: tuple[int, int, int, int] | None = None
 
 
-def plan(augmentation: Augmentation, heights_B: np.ndarray, widths_B: np.ndarray, draws_BD: np.ndarray) -> list[View]:
-    """The views of images of these sizes that these draws, float64 [B, NUM_DRAWS], decide."""
-    tries, rest_BR = np.split(draws_BD, [2 * _NUM_CROP_TRIES], axis=1)
+def plan(
+    augmentation: Augmentation, heights_B: np.ndarray, widths_B: np.ndarray, side_px: int, draws_BD: np.ndarray
+) -> list[View]:
+    """The views of images of these sizes that these draws, float64 [B, NUM_DRAWS], decide; the output is `side_px`."""
+    tries, rest_BR, policy_BP, erase_BE, _ = np.split(draws_BD, _SPANS, axis=1)
     tries_BT2 = tries.reshape(-1, _NUM_CROP_TRIES, 2)
     boxes = _crop_boxes(augmentation, heights_B, widths_B, tries_BT2, rest_BR[:, 0], rest_BR[:, 1])
     horizontal = augmentation.horizontal_flip & (rest_BR[:, 2] < 0.5)
     vertical = augmentation.vertical_flip & (rest_BR[:, 3] < 0.5)
     jitter = augmentation.color_jitter
     colors = map(tuple, (1.0 + jitter * (2.0 * rest_BR[:, 4:7] - 1.0)).tolist())
-    plans = zip(boxes.tolist(), horizontal.tolist(), vertical.tolist(), colors, strict=True)
-    return [View(*box, *flips, color if jitter else None) for box, *flips, color in plans]
+    plans = zip(boxes.tolist(), horizontal.tolist(), vertical.tolist(), colors, policy_BP, erase_BE, strict=True)
+    wanted = (augmentation.policy, augmentation.policy_num_ops, augmentation.policy_magnitude, side_px)
+    return [
+        View(
+            *box,
+            *flips,
+            color if jitter else None,
+            policies.plan(*wanted, policy_draws),
+            policies.plan_erasing(augmentation.erase_probability, side_px, erase_draws),
+        )
+        for box, *flips, color, policy_draws, erase_draws in plans
+    ]
 
 
 def min_short_side_px(view: View, height: int, width: int, side_px: int) -> int:
@@ -85,6 +107,10 @@ def apply(image_HWC: np.ndarray, view: View, side_px: int, out: np.ndarray) -> N
         cv2.flip(out, 0, dst=out)
     if view.color is not None:
         cv2.transform(out, _color_matrix(out, *view.color), dst=out)
+    if view.chains:
+        np.copyto(out, policies.apply(out, view.chains))
+    if view.erased is not None:
+        policies.erase(out, view.erased)
 
 
 def _crop_boxes(

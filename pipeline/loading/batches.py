@@ -46,7 +46,7 @@ def training_batches(
 
         def write(images: Sequence[Pixels], places: slice, out_BHWC: np.ndarray) -> None:
             heights_B, widths_B = np.array([image.size for image in images]).T
-            views = augment.plan(augmentation, heights_B, widths_B, draws_BD[places])
+            views = augment.plan(augmentation, heights_B, widths_B, input_px, draws_BD[places])
             for image, view, out_HWC in zip(images, views, out_BHWC[places], strict=True):
                 image_HWC = image.decoded(augment.min_short_side_px(view, *image.size, input_px))
                 augment.apply(image_HWC, augment.at_size(view, *image.size, *image_HWC.shape[:2]), input_px, out_HWC)

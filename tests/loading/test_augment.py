@@ -25,7 +25,7 @@ def view(**changes):
 def plan(wanted, height, width, draws_BD):
     """The views of as many images of one size as there are draws."""
     draws_BD = np.atleast_2d(draws_BD)
-    return augment.plan(wanted, np.full(len(draws_BD), height), np.full(len(draws_BD), width), draws_BD)
+    return augment.plan(wanted, np.full(len(draws_BD), height), np.full(len(draws_BD), width), 6, draws_BD)
 
 
 def rendered(source, seen, side_px=6):
@@ -100,9 +100,9 @@ def test_jitter_bounds_the_factors():
 
 @given(st.lists(st.tuples(st.integers(1, 90), st.integers(1, 90)), min_size=1, max_size=9), st.integers(0, 2**63))
 def test_a_view_is_the_same_alone_and_among_others(sizes, key):
-    wanted = Augmentation((0.1, 1.0), (0.75, 4 / 3), True, True, 0.2)
+    wanted = Augmentation((0.1, 1.0), (0.75, 4 / 3), True, True, 0.2, "augmix", erase_probability=0.5)
     draws_BD = uniforms(key, np.arange(len(sizes)), NUM_DRAWS)
-    together = augment.plan(wanted, *np.array(sizes).T, draws_BD)
+    together = augment.plan(wanted, *np.array(sizes).T, 6, draws_BD)
     assert together == [plan(wanted, *size, draws)[0] for size, draws in zip(sizes, draws_BD, strict=True)]
 
 
@@ -133,3 +133,17 @@ def test_a_shrunk_decode_shows_the_same_crop():
     assert small.shape == (150, 200, 3)
     whole = rendered(decode(data), seen, 64).astype(float)
     assert np.abs(rendered(small, at_size(seen, 1200, 1600, 150, 200), 64) - whole).mean() < 2.0
+
+
+def test_the_policy_and_the_erasing_are_applied_after_the_crop():
+    wanted = Augmentation((1.0, 1.0), (1.0, 1.0), False, False, 0.0, "randaugment", 1, 30, erase_probability=1.0)
+    changed = 0
+    for draws in uniforms(3, np.arange(20), NUM_DRAWS):
+        (seen,) = plan(wanted, 6, 6, draws)
+        expected = augment.policies.apply(image(), seen.chains)
+        if seen.erased is not None:
+            expected = expected.copy()
+            augment.policies.erase(expected, seen.erased)
+        assert np.array_equal(rendered(image(), seen), expected)
+        changed += not np.array_equal(expected, image())
+    assert changed > 15
