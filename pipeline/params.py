@@ -29,7 +29,8 @@ class Section(pydantic.BaseModel):
 
 class Data(Section):
     source: str
-    """`demo`, a folder `class/image` or `split/class/image`, or a table (.csv, .tsv, .parquet, .jsonl)."""
+    """`demo`, a folder `class/image` or `split/class/image`, a table (.csv, .tsv, .parquet, .jsonl) or WebDataset tars
+    (.tar, a pattern, a folder of them); each local or at an address (`s3://`)."""
     image_column: str
     """Tables: the column with an image's path, absolute or relative to the table."""
     label_column: str
@@ -143,19 +144,21 @@ class Model(Section):
 
 
 class Optimizer(Section):
-    name: Literal["adamw", "sgd"]
+    name: Literal["adamw", "sgd", "lamb", "muon"]
     lr: Annotated[float, Field(gt=0.0)]
     weight_decay: Annotated[float, Field(ge=0.0)]
     """Not applied to biases and normalisation layers."""
     momentum: Fraction
-    """SGD (Nesterov); AdamW takes it as beta1."""
+    """SGD and Muon (Nesterov); AdamW and LAMB take it as beta1."""
 
 
 class Schedule(Section):
+    name: Literal["cosine", "linear", "step", "one_cycle", "constant"]
+    """How the learning rate falls after its warm-up; `step` divides it by ten at a half and at three quarters."""
     warmup_fraction: Fraction
-    """Part of all steps in which the learning rate climbs linearly; a cosine takes it down after that."""
+    """Part of all steps in which the learning rate climbs linearly (`one_cycle`: by half a cosine)."""
     final_lr_fraction: Fraction
-    """Learning rate of the last step as a fraction of optimizer.lr."""
+    """Learning rate of the last step as a fraction of optimizer.lr; not for `step` and `constant`."""
 
 
 class Training(Section):
