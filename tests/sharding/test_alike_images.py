@@ -1,5 +1,6 @@
 """Likeness: what counts as the same picture, what does not, and a search that is complete without being quadratic."""
 
+import itertools
 import time
 
 import cv2
@@ -97,6 +98,16 @@ def test_every_pair_within_the_distance_is_found_and_no_other(hashes, changes, m
     assert {pair for pair in found if hashes[pair[0]] != hashes[pair[1]]} == spoken
     assert all(hashes[a] == hashes[same[a]] for a in range(len(hashes)))
     assert {same[a] for a in range(len(hashes))} == {hashes.index(value) for value in hashes}
+
+
+@pytest.mark.parametrize("max_bits", range(9))
+def test_bits_that_differ_in_any_blocks_at_once_are_met(max_bits):
+    edges = np.linspace(0, 64, max_bits + alike.AGREEING + 1).astype(int).tolist()
+    original = np.random.default_rng(max_bits).integers(0, 2**64, dtype=np.uint64)
+    for changed_blocks in itertools.combinations(edges[:-1], max_bits):
+        copy = original ^ np.uint64(sum(1 << bit for bit in changed_blocks))
+        rows = [pair for pair in near_pairs(np.array([original, copy]), max_bits) if len(pair[0])]
+        assert rows, changed_blocks
 
 
 def test_alike_is_passed_on_and_the_smallest_row_leads():
