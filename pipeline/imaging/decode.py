@@ -22,6 +22,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "JPEG2000")
 """Pillow's other readers are never tried on foreign bytes."""
 
 WHITE = (255, 255, 255)
+NPY_MAGIC = b"\x93NUMPY"
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 MAGICS = (MAGIC, PNG_MAGIC, b"RIFF", b"GIF8", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ")
 """What begins like this was meant to be an image."""
@@ -99,6 +100,11 @@ def _open(data: bytes) -> Image.Image:
     except MemoryError:
         raise
     except Exception as exc:
+        if data.startswith(NPY_MAGIC):
+            raise ImageError(
+                "unsupported_channels",
+                "The file is a NumPy array, which is not read; choose the bands and write them as RGB or grey images.",
+            ) from exc
         if data.startswith(MAGICS):
             raise ImageError("damaged", "The image is damaged: its header cannot be read.") from exc
         raise ImageError("not_an_image", f"The bytes are no image of a known format ({', '.join(FORMATS)}).") from exc

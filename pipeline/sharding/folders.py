@@ -99,7 +99,10 @@ def why_no_image(name: bytes) -> str | None:
     """The reason under which a file of this name is ignored; None for an image's name."""
     if name.startswith(b"._"):
         return "hidden"  # macOS's notes beside a file carry the image's extension
-    return None if os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS else "unknown_extension"
+    extension = os.path.splitext(name)[1].lower()
+    if extension == b".npy":
+        return "npy_array"  # bands in an array are often the whole data set: not to be lost among the unknown
+    return None if extension in IMAGE_EXTENSIONS else "unknown_extension"
 
 
 def _look_at(folder: bytes, ignored: Counter) -> tuple[list[bytes], int, int]:

@@ -64,3 +64,11 @@ def test_damaged_directories_are_left_to_the_decoder():
     whole = np.frombuffer(tiff(5, RGB, (0, 0)), np.uint8)
     for length in (4, 8, 12, 30):
         check_channels(whole[:length].tobytes())
+
+
+def test_an_array_is_refused_with_the_way_out():
+    out = io.BytesIO()
+    np.save(out, np.zeros((4, 4, 5), np.uint8))
+    with pytest.raises(ImageError, match="The file is a NumPy array, which is not read; choose the bands") as caught:
+        decode(out.getvalue())
+    assert caught.value.reason == "unsupported_channels"

@@ -205,3 +205,8 @@ def test_a_folder_that_cannot_be_listed(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "scandir", scandir)
     with pytest.raises(SourceError, match=r"/b cannot be listed \(Permission denied\); make it readable"):
         scan(source)
+
+
+def test_arrays_are_counted_under_a_name_of_their_own(tmp_path):
+    _, counts = scan_source(str(fill(tmp_path, "a/1.jpg", "b/2.jpg", "a/3.npy")), UNUSED, lambda count: None)
+    assert counts.ignored == {"npy_array": 1}
