@@ -1,14 +1,22 @@
 """Row 20: odd names through scan, shard and audit: each present once, recoverable, and inert where shown."""
 
+import csv
 import json
 import os
+import re
 
 import data_project
+import pyarrow.parquet as pq
 import pytest
+import timm
 from image_folders import jpeg
+from projects import REPOSITORY
 
-from pipeline.artifacts import unescape_path
+from pipeline import params
+from pipeline.artifacts import HISTORY_COLUMNS, Index, Run, unescape_path
+from pipeline.registry import export
 from pipeline.stages import layout
+from pipeline.stages.evaluate import evaluate
 
 NAMES = [
     b"with space.jpg",
@@ -83,3 +91,40 @@ def test_text_files_stay_one_line_a_record(tmp_path, photos):
     data_project.run(tmp_path)
     (line,) = layout.REJECTS.read_text(encoding="utf-8").splitlines()
     assert json.loads(line)["path"] == (CLASSES[0] + b"/" + BAD).decode()
+
+
+def test_the_report_and_its_tables_are_inert(tmp_path, photos):
+    index = data_project.run(tmp_path, test_fraction=0.6).index
+    write_an_untrained_model(index)
+    evaluate(params.read(REPOSITORY / "params.yaml")["evaluation"])
+    page = layout.PAGE.read_text(encoding="utf-8")
+    assert not re.findall(r"<(script|iframe|object|embed|link)\b", page)
+    assert "<b>odd" not in page
+    assert "&lt;b&gt;odd&lt;b&gt;" in page
+    with layout.CONFUSION.open(newline="", encoding="utf-8") as file:
+        cells = [cell for row in csv.reader(file) for cell in row]
+    assert not [cell for cell in cells if cell.startswith(("=", "+", "@", "-"))]
+    assert set(cells) >= {*index.classes}
+    paths = pq.read_table(layout.PREDICTIONS)["path"].to_pylist()
+    assert paths
+    assert {unescape_path(path) for path in paths} <= photos.keys()
+
+
+def write_an_untrained_model(index: Index) -> None:
+    """What the train stage would leave."""
+    model = timm.create_model("test_resnet", num_classes=len(index.classes))
+    facts = {"backbone": "test_resnet", "classes": index.classes, "input_px": 32, "num_channels": 3}
+    export.write(layout.MODEL, model, mean=index.mean, std=index.std, **facts)
+    nothing = dict.fromkeys(("num_parameters", "num_steps", "num_epochs", "world_size", "attempts"), 1)
+    Run(
+        fingerprint="f",
+        run_id=None,
+        tracking_uri="",
+        index_digest=index.digest,
+        backbone="test_resnet",
+        train_seconds=1.0,
+        images_per_second=1.0,
+        validation={},
+        **nothing,
+    ).write(layout.RUN)
+    layout.HISTORY.write_text(",".join(HISTORY_COLUMNS) + "\n" + ",".join("1" for _ in HISTORY_COLUMNS) + "\n")
