@@ -25,7 +25,6 @@ SHORT_SIDE_PX = 256
 LOADERS = {
     "original": ("convoy", "ffcv", "dali", "imagefolder", "litdata", "mosaicml", "webdataset"),
     "256 px": ("convoy", "convoy_long_side_256", "ffcv_long_side_256", "dali", "webdataset"),
-    "decoded 256 px": ("convoy_decoded", "ffcv_raw_long_side_256"),
 }
 
 
@@ -89,12 +88,10 @@ def _write_set(folder: Path, photos: list[bytes], name: str, num_images: int) ->
     if name != "original":
         limited = [long_side_256(data) for data in photos]
         _write_shards(folder / "shards-long-side-256", [limited[at % len(limited)] for at in range(num_images)])
-    # FFCV shrinks what it is given; the others get what the tars hold.
-    as_given = photos if name == "decoded 256 px" else stored
     for at in range(num_images):
         path = folder / "images" / str(at % NUM_CLASSES) / f"{at:06d}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(as_given[at % len(as_given)])
+        path.write_bytes(stored[at % len(stored)])
 
 
 def _write_shards(folder: Path, images: list[bytes]) -> None:
@@ -135,7 +132,7 @@ def _measure(name: str, folder: Path, arguments: argparse.Namespace) -> dict:
     if arguments.peers_python:
         prepared = {peer: _run([arguments.peers_python, PEER_SCRIPT, "prepare", peer, folder]) for peer in peers}
         missing = {peer: answer["failed"] for peer, answer in prepared.items() if "failed" in answer}
-    rates: dict[str, list[float]] = {}
+    answers: dict[str, list[dict]] = {}
     for _ in range(arguments.repeats):
         for loader in (loader for loader in LOADERS[name] if loader not in missing):
             here = [sys.executable, __file__, "--measure", loader, folder]
@@ -144,12 +141,16 @@ def _measure(name: str, folder: Path, arguments: argparse.Namespace) -> dict:
             if "failed" in answer:
                 missing[loader] = answer["failed"]
             else:
-                rates.setdefault(loader, []).append(answer["images_per_second"])
-    medians = {loader: statistics.median(rate) for loader, rate in rates.items()}
-    ours = medians[LOADERS[name][0]]
+                answers.setdefault(loader, []).append(answer)
+    medians = {
+        figure: {loader: statistics.median(each[figure] for each in given) for loader, given in answers.items()}
+        for figure in ("images_per_second", "cpu_us_per_image")
+    }
+    rates = medians["images_per_second"]
+    ours = rates[LOADERS[name][0]]
     return {
-        "images_per_second": {loader: round(median) for loader, median in medians.items()},
-        "ratios": {loader: round(ours / medians[loader], 3) for loader in medians if loader in peers},
+        **{figure: {loader: round(median) for loader, median in each.items()} for figure, each in medians.items()},
+        "ratios": {loader: round(ours / rates[loader], 3) for loader in rates if loader in peers},
         "missing": missing,
     }
 
@@ -185,7 +186,7 @@ def _measure_here(loader: str, folder: str) -> None:
         )  # fmt: skip
         return (len(batch.labels_B) for batch in made)
 
-    print(json.dumps({"images_per_second": peer.rate(epoch)}))
+    print(json.dumps(peer.rate(epoch)))
 
 
 if __name__ == "__main__":
