@@ -165,6 +165,10 @@ class Training(Section):
     epochs: PositiveInt
     seed: int
     precision: Literal["fp32", "bf16", "fp16"]
+    loss: Literal["cross_entropy", "bce", "focal"]
+    """`bce` asks of each class on its own, `focal` (gamma 2) counts what is nearly right for less."""
+    balance: Literal["none", "class_weights", "logit_adjustment"]
+    """Against classes of unlike size: weigh rare ones up, or add the log of each class's share to its logit."""
     label_smoothing: Fraction
     ema_decay: Annotated[float, Field(ge=0.0, lt=1.0)]
     """Exponential moving average of the weights, warmed up over the first steps; 0 for none. Evaluated and exported

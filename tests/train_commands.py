@@ -3,6 +3,7 @@
 A process is forked from one that has the imports already; everything after them is the command's own.
 """
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -27,7 +28,10 @@ _forkserver.set_forkserver_preload(["lightning", "timm", "mlflow", "pipeline.tra
 class Fault:
     """Happens once, in this rank, at the end of this step, before the step is on record."""
 
-    what: Literal["kill", "freeze", "bug", "kill driver", "terminate driver", "interrupt driver"]
+    what: Literal[
+        "kill", "freeze", "bug", "kill while saving", "full disk",
+        "kill driver", "terminate driver", "interrupt driver",
+    ]  # fmt: skip
     step: int
     rank: int = 0
 
@@ -132,12 +136,20 @@ def _happen(what: str, driver: int, stop: Path) -> None:
         os.kill(os.getpid(), signal.SIGSTOP)
     elif what == "bug":
         raise KeyError("a bug of the user's")
+    elif what == "kill while saving":
+        os.fsync = lambda descriptor: os.kill(os.getpid(), signal.SIGKILL)
+    elif what == "full disk":
+        os.fsync = _refuse
     elif what == "kill driver":
         os.kill(driver, signal.SIGKILL)
         threading.Event().wait()  # until whoever looks after ranks ends this one too
     else:
         os.kill(driver, signal.SIGTERM if what.startswith("terminate") else signal.SIGINT)
         wait_until(stop.exists, "the driver's answer to a signal")
+
+
+def _refuse(descriptor: int) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 # What a run left, to compare.

@@ -1,7 +1,12 @@
 """The training loss, and the sums that evaluation is made of."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
+
+FOCAL_GAMMA = 2.0
+"""Source: Lin et al. 2017."""
 
 
 def normalize(images_BCHW: torch.Tensor, mean_C: torch.Tensor, std_C: torch.Tensor) -> torch.Tensor:
@@ -10,9 +15,42 @@ def normalize(images_BCHW: torch.Tensor, mean_C: torch.Tensor, std_C: torch.Tens
     return torch.addcmul(-(mean_C / std_C).view(1, -1, 1, 1), images_BCHW.float(), scale_C.view(1, -1, 1, 1))
 
 
-def cross_entropy(logits_BK: torch.Tensor, labels_B: torch.Tensor, label_smoothing: float) -> torch.Tensor:
-    """Mean cross-entropy in nats, computed in float32 whatever the logits' precision."""
-    return F.cross_entropy(logits_BK.float(), labels_B, label_smoothing=label_smoothing)
+class Loss:
+    """The training loss: a mean over the batch in float32, whatever the logits' precision.
+
+    Every sample counts on its own, so the mean of the ranks' means is that of the whole batch.
+    """
+
+    def __init__(self, name: str, *, label_smoothing: float, balance: str, class_counts: Sequence[int]):
+        """`class_counts` are those of the training split; a class without a sample counts as one."""
+        self._name, self._label_smoothing = name, label_smoothing
+        counts_K = torch.tensor(class_counts, dtype=torch.float64).clamp_(min=1.0)
+        prior_K = (counts_K / counts_K.sum()).float()
+        self._weights_K = 1.0 / (len(prior_K) * prior_K) if balance == "class_weights" else None
+        self._log_prior_K = prior_K.log() if balance == "logit_adjustment" else None
+
+    def __call__(self, logits_BK: torch.Tensor, labels_B: torch.Tensor) -> torch.Tensor:
+        logits_BK = logits_BK.float()
+        if self._log_prior_K is not None:
+            self._log_prior_K = self._log_prior_K.to(logits_BK.device)
+            logits_BK = logits_BK + self._log_prior_K
+        losses_B = self._each(logits_BK, labels_B)
+        if self._weights_K is not None:
+            self._weights_K = self._weights_K.to(logits_BK.device)
+            losses_B = losses_B * self._weights_K[labels_B]
+        return losses_B.mean()
+
+    def _each(self, logits_BK: torch.Tensor, labels_B: torch.Tensor) -> torch.Tensor:
+        if self._name == "bce":
+            num_classes = logits_BK.shape[1]
+            targets_BK = F.one_hot(labels_B, num_classes).float()
+            targets_BK = targets_BK * (1.0 - self._label_smoothing) + self._label_smoothing / num_classes
+            return F.binary_cross_entropy_with_logits(logits_BK, targets_BK, reduction="none").mean(1)
+        losses_B = F.cross_entropy(logits_BK, labels_B, label_smoothing=self._label_smoothing, reduction="none")
+        if self._name == "focal":
+            chances_B = logits_BK.softmax(1).gather(1, labels_B[:, None])[:, 0]
+            losses_B = losses_B * (1.0 - chances_B) ** FOCAL_GAMMA
+        return losses_B
 
 
 def evaluation_sums(logits_BK: torch.Tensor, labels_B: torch.Tensor, mask_B: torch.Tensor) -> torch.Tensor:

@@ -87,7 +87,10 @@ class Tracker:
         """
         with self._changed:
             self._status, self._deadline = status, time.monotonic() + drain_seconds
-            self._sender.update_record(status=status, committed_step=self._committed_step)
+            try:
+                self._sender.update_record(status=status, committed_step=self._committed_step)
+            except OSError as exc:  # a full disk has ended the training: its own message must not be lost to this one
+                self.problem = f"The run's folder cannot be written ({exc.strerror})."
             self._changed.notify_all()
         self._thread.join(drain_seconds)
         if not self._sender.is_finished and self.problem is None:

@@ -4,6 +4,7 @@ A checkpoint is a folder `step-000000123` with `state.pt` and, written after it,
 before it loads, always with `weights_only`, and falls back to the newest whole one.
 """
 
+import errno
 import json
 import os
 import shutil
@@ -14,15 +15,42 @@ from typing import Any
 import torch
 
 from pipeline.artifacts import file_sha256
-from pipeline.errors import CheckpointError
+from pipeline.errors import CheckpointError, StorageError
 
 _PREFIX = "step-"
+_STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
 
 def save(folder: Path, position: int, state: dict[str, Any], keep: int) -> Path:
-    """Commits `state` as the checkpoint of this position, then removes all but the newest `keep` and any garbage."""
+    """Commits `state` as the checkpoint of this position, then removes all but the newest `keep` and any garbage.
+
+    Raises StorageError for a disk that is full or cannot be written; the older checkpoints stay as they are.
+    """
     final = folder / f"{_PREFIX}{position:09d}"
     partial = folder / f".{final.name}.partial"
+    try:
+        _write(partial, position, state)
+        if final.exists():
+            shutil.rmtree(final)  # a damaged one that was passed over: nothing whole is ever written twice
+        partial.rename(final)
+        _flush_folder(folder)
+    except OSError as exc:
+        shutil.rmtree(partial, ignore_errors=True)
+        if exc.errno not in _STORAGE_ERRORS:
+            raise
+        free_mb = shutil.disk_usage(folder).free / 1e6
+        raise StorageError(
+            f"The checkpoint of step {position} cannot be written to {folder} ({exc.strerror}, {free_mb:.0f} MB free); "
+            "the ones before it are whole. Free some space or make it writable, and run the same command to go on."
+        ) from exc
+    for old in positions(folder)[keep:]:
+        shutil.rmtree(folder / f"{_PREFIX}{old:09d}")
+    for garbage in folder.glob(f".{_PREFIX}*.partial"):
+        shutil.rmtree(garbage)
+    return final
+
+
+def _write(partial: Path, position: int, state: dict[str, Any]) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     state_path, commit_path = partial / "state.pt", partial / "commit.json"
@@ -33,15 +61,6 @@ def save(folder: Path, position: int, state: dict[str, Any], keep: int) -> Path:
         json.dump({"position": position, "bytes": state_path.stat().st_size, "sha256": file_sha256(state_path)}, file)
         _flush(file)
     _flush_folder(partial)
-    if final.exists():
-        shutil.rmtree(final)  # a damaged one that was passed over: nothing whole is ever written twice
-    partial.rename(final)
-    _flush_folder(folder)
-    for old in positions(folder)[keep:]:
-        shutil.rmtree(folder / f"{_PREFIX}{old:09d}")
-    for garbage in folder.glob(f".{_PREFIX}*.partial"):
-        shutil.rmtree(garbage)
-    return final
 
 
 def positions(folder: Path) -> list[int]:

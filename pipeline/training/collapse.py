@@ -13,8 +13,18 @@ LOSS_TOLERANCE = 0.01
 class CollapseGuard:
     """Looks at each epoch's figures and says each symptom once."""
 
-    def __init__(self, classes: Sequence[str], class_counts: Sequence[int], lr: float, say: Callable[[str], None]):
+    def __init__(
+        self,
+        classes: Sequence[str],
+        class_counts: Sequence[int],
+        lr: float,
+        *,
+        loss_in_nats: bool,
+        say: Callable[[str], None],
+    ):
+        """`loss_in_nats`: the loss is plain cross-entropy, so that guessing gives ln(classes)."""
         self._classes, self._class_counts, self._lr, self._say = classes, class_counts, lr, say
+        self._loss_in_nats = loss_in_nats
         self._said: set[str] = set()
 
     def end_epoch(self, epoch: int, train_loss: float, predicted_K: Sequence[int]) -> None:
@@ -26,7 +36,7 @@ class CollapseGuard:
         if num_predicted > 1 and max(predicted_K) == num_predicted:
             name = self._classes[list(predicted_K).index(num_predicted)]
             self._tell("one class", f"after epoch {epoch} all {num_predicted} validation images are called {name!r}")
-        if abs(train_loss / math.log(num_classes) - 1.0) < LOSS_TOLERANCE:
+        if self._loss_in_nats and abs(train_loss / math.log(num_classes) - 1.0) < LOSS_TOLERANCE:
             self._tell(
                 "guessing",
                 f"epoch {epoch} ended with a mean loss of {train_loss:.4f}, which is ln({num_classes}): guessing",

@@ -16,7 +16,7 @@ from pipeline.artifacts import file_sha256
 from pipeline.errors import CheckpointError, PeerLostError
 from pipeline.loading.order import num_steps_per_epoch
 from pipeline.loading.read import SplitReader
-from pipeline.modeling import backbone, optimizer, schedule
+from pipeline.modeling import backbone, objective, optimizer, schedule
 from pipeline.training import checkpoint
 from pipeline.training.collapse import CollapseGuard
 from pipeline.training.feed import TrainingFeed, ValidationFeed
@@ -122,7 +122,12 @@ def _build_classifier(
         num_classes=len(reader.index.classes),
         mean=reader.index.mean,
         std=reader.index.std,
-        label_smoothing=task.training.label_smoothing,
+        loss=objective.Loss(
+            task.training.loss,
+            label_smoothing=task.training.label_smoothing,
+            balance=task.training.balance,
+            class_counts=reader.index.class_counts("train"),
+        ),
         ema_decay=task.training.ema_decay,
         steps_per_epoch=steps_per_epoch,
         seed=task.training.seed,
@@ -137,7 +142,10 @@ def _build_classifier(
 
 def _guard(task: Task, reader: SplitReader) -> CollapseGuard:
     counts = reader.index.class_counts("train")
-    return CollapseGuard(reader.index.classes, counts, task.optimizer.lr, say=lambda text: _say(task, text))
+    in_nats = task.training.loss == "cross_entropy" and task.training.balance == "none"
+    return CollapseGuard(
+        reader.index.classes, counts, task.optimizer.lr, loss_in_nats=in_nats, say=lambda text: _say(task, text)
+    )
 
 
 def _saver(task: Task) -> Callable[[Callable[[], dict[str, Any]], bool], None]:

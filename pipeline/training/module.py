@@ -44,7 +44,7 @@ class Classifier(lightning.LightningModule):
         num_classes: int,
         mean: list[float],
         std: list[float],
-        label_smoothing: float,
+        loss: objective.Loss,
         ema_decay: float,
         steps_per_epoch: int,
         seed: int,
@@ -64,7 +64,7 @@ class Classifier(lightning.LightningModule):
         self._average = Average(network, ema_decay) if ema_decay else None
         self._build_optimizer = build_optimizer
         self._lr_at = lr_at
-        self._label_smoothing = label_smoothing
+        self._loss = loss
         self._steps_per_epoch = steps_per_epoch
         self._seed = seed
         self._rank = rank
@@ -140,7 +140,7 @@ class Classifier(lightning.LightningModule):
         for group in self.trainer.optimizers[0].param_groups:
             group["lr"] = self._lr_at(self.position)
         logits_BK = self.network(objective.normalize(batch.images_BCHW, self.mean_C, self.std_C))
-        return objective.cross_entropy(logits_BK, batch.labels_B, self._label_smoothing)
+        return self._loss(logits_BK, batch.labels_B)
 
     def on_train_batch_end(self, outputs: dict[str, torch.Tensor], batch: Batch, batch_idx: int) -> None:
         if self._average:

@@ -42,6 +42,7 @@ def train(worlds):
         torch.nn.Linear(8 * 14 * 14, 2),
     )  # fmt: skip
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
+    loss_of = objective.Loss("cross_entropy", label_smoothing=0.1, balance="none", class_counts=[1, 1])
     losses, keys, position = [], [], 0
     for world_size, num_workers, num_steps in parts:
         for _, ranks in zip(range(num_steps), steps_of(index_path, world_size, num_workers, position), strict=False):
@@ -49,7 +50,7 @@ def train(worlds):
             mean = 0.0
             for batch in ranks:  # as DDP does: each rank's mean, then the mean over ranks
                 pixels = objective.normalize(batch.images_BCHW, torch.full((3,), 0.5), torch.full((3,), 0.25))
-                loss = objective.cross_entropy(network(pixels), batch.labels_B, 0.1) / world_size
+                loss = loss_of(network(pixels), batch.labels_B) / world_size
                 loss.backward()
                 mean += loss.item()
             optimizer.step()

@@ -3,7 +3,10 @@
 import itertools
 import math
 
+import numpy as np
 import pytest
+import sklearn.utils.class_weight
+import timm.loss
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,11 +29,69 @@ def test_normalize_keeps_channels_last():
     assert out.is_contiguous(memory_format=torch.channels_last)
 
 
+def loss(name="cross_entropy", smoothing=0.0, balance="none", counts=(1, 1, 1)):
+    return objective.Loss(name, label_smoothing=smoothing, balance=balance, class_counts=counts)
+
+
+@pytest.fixture
+def batch():
+    generator = torch.Generator().manual_seed(2)
+    return torch.randn(12, 3, generator=generator), torch.randint(0, 3, (12,), generator=generator)
+
+
 def test_smoothed_cross_entropy_by_hand():
     logits_BK, smoothing = torch.tensor([[2.0, 0.0, -1.0]]), 0.3
     log_p = torch.log_softmax(logits_BK.double(), 1)[0]
     wanted = -(1 - smoothing) * log_p[1] - smoothing * log_p.mean()
-    assert float(objective.cross_entropy(logits_BK, torch.tensor([1]), smoothing)) == pytest.approx(float(wanted))
+    assert float(loss(smoothing=smoothing)(logits_BK, torch.tensor([1]))) == pytest.approx(float(wanted))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_bce_is_timms(batch, smoothing):
+    logits_BK, labels_B = batch
+    wanted = timm.loss.BinaryCrossEntropy(smoothing=smoothing)(logits_BK, labels_B)
+    assert float(loss("bce", smoothing)(logits_BK, labels_B)) == pytest.approx(float(wanted), rel=1e-5)
+
+
+def test_focal_by_hand(batch):
+    logits_BK, labels_B = batch
+    chances_B = logits_BK.double().softmax(1)[torch.arange(12), labels_B]
+    wanted = (-((1 - chances_B) ** 2) * chances_B.log()).mean()
+    assert float(loss("focal")(logits_BK, labels_B)) == pytest.approx(float(wanted), rel=1e-5)
+
+
+def test_class_weights_are_scikit_learns(batch):
+    logits_BK, labels_B = batch
+    counts = (60, 30, 10)
+    every_label = np.repeat(np.arange(3), counts)
+    weights = sklearn.utils.class_weight.compute_class_weight("balanced", classes=np.arange(3), y=every_label)
+    losses_B = torch.nn.functional.cross_entropy(logits_BK, labels_B, reduction="none").double()
+    wanted = (losses_B * torch.tensor(weights)[labels_B]).mean()
+    mine = loss(balance="class_weights", counts=counts)(logits_BK, labels_B)
+    assert float(mine) == pytest.approx(float(wanted), rel=1e-5)
+
+
+def test_logit_adjustment_makes_the_prior_the_best_answer_to_no_evidence():
+    """With logits of nothing, the expected loss over the prior is its entropy: the least that any answer can have."""
+    counts = torch.tensor([60, 30, 10])
+    labels_B = torch.repeat_interleave(torch.arange(3), counts)
+    made = loss(balance="logit_adjustment", counts=counts.tolist())
+    prior = counts.double() / 100
+    assert float(made(torch.zeros(100, 3), labels_B)) == pytest.approx(-float((prior * prior.log()).sum()), rel=1e-5)
+
+
+def test_a_class_without_a_sample_leaves_the_loss_finite(batch):
+    for balance in ("class_weights", "logit_adjustment"):
+        assert loss(balance=balance, counts=(10, 0, 5))(*batch).isfinite()
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "bce", "focal"])
+@pytest.mark.parametrize("balance", ["none", "class_weights", "logit_adjustment"])
+def test_the_mean_of_two_ranks_is_the_whole_batchs(batch, name, balance):
+    logits_BK, labels_B = batch
+    made = loss(name, 0.1, balance, (60, 30, 10))
+    halves = [made(logits_BK[cut], labels_B[cut]) for cut in (slice(0, 6), slice(6, 12))]
+    assert float(sum(halves) / 2) == pytest.approx(float(made(logits_BK, labels_B)), rel=1e-6)
 
 
 def test_evaluation_sums_ignore_padding_and_add_up():

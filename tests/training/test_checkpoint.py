@@ -1,11 +1,13 @@
+import errno
 import json
+import os
 import shutil
 import sys
 
 import pytest
 import torch
 
-from pipeline.errors import CheckpointError
+from pipeline.errors import CheckpointError, StorageError
 from pipeline.training import checkpoint
 
 
@@ -152,3 +154,16 @@ def test_stopped_before_any_file_operation_the_old_or_the_new_is_whole(tmp_path)
     assert outcomes == sorted(outcomes)
     assert set(outcomes) == {20, 30}
     assert len(outcomes) > 5
+
+
+def test_a_full_disk_is_said_and_the_older_checkpoints_stay(folder, monkeypatch):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)  # where a write that was put off meets the end of the disk
+    with pytest.raises(
+        StorageError, match=r"checkpoint of step 40 cannot be written to .*No space left.* MB free\); the"
+    ):
+        checkpoint.save(folder, 40, state(40), keep=2)
+    assert sorted(path.name for path in folder.iterdir()) == [f"step-0000000{tens}0" for tens in (1, 2, 3)]
+    assert restore(folder)[0]["position"] == 30

@@ -12,8 +12,8 @@ def said():
     return []
 
 
-def guard(said, counts=(50, 50)):
-    return CollapseGuard(["cat", "dog"], counts, lr=0.3, say=said.append)
+def guard(said, counts=(50, 50), loss_in_nats=True):
+    return CollapseGuard(["cat", "dog"], counts, lr=0.3, loss_in_nats=loss_in_nats, say=said.append)
 
 
 def test_one_class_for_all_is_said_once_with_its_causes(said):
@@ -41,4 +41,9 @@ def test_guessing_is_said_and_an_unbalanced_set_is_its_first_cause(said):
 )
 def test_it_keeps_quiet_otherwise(said, epoch, loss, predicted):
     guard(said).end_epoch(epoch, loss, predicted)
+    assert said == []
+
+
+def test_another_loss_may_happen_to_be_ln_of_the_classes(said):
+    guard(said, loss_in_nats=False).end_epoch(2, math.log(2), [12, 11])
     assert said == []

@@ -39,7 +39,8 @@ def task(index_path, folder, *, fingerprint="f", epochs=3, lr=0.01, loading=None
         "optimizer": {"name": "adamw", "lr": lr, "weight_decay": 0.05, "momentum": 0.9},
         "schedule": {"name": "cosine", "warmup_fraction": 0.1, "final_lr_fraction": 0.0},
         "training": {
-            "epochs": epochs, "seed": 0, "precision": "fp32", "label_smoothing": 0.1, "ema_decay": 0.9,
+            "epochs": epochs, "seed": 0, "precision": "fp32", "loss": "cross_entropy", "balance": "none",
+            "label_smoothing": 0.1, "ema_decay": 0.9,
             "clip_norm": 1.0, "checkpoint_every_seconds": 1e-9, "keep_checkpoints": 100, "ledger": "full",
         },
     }  # fmt: skip
@@ -175,12 +176,12 @@ def test_weights_that_are_not_finite_stop_the_run_before_a_checkpoint(index_path
 
 def test_a_loss_that_is_not_finite_is_found_at_its_very_step(index_path, tmp_path, monkeypatch):
     what = task(index_path, tmp_path, loading={"global_batch_size": 2})  # 20 steps an epoch, a log point every other
-    cross_entropy, calls = objective.cross_entropy, itertools.count()
+    loss, calls = objective.Loss.__call__, itertools.count()
 
-    def overflow(logits_BK, labels_B, smoothing):
-        return cross_entropy(logits_BK, labels_B, smoothing) * (torch.inf if next(calls) == 6 else 1.0)
+    def overflow(self, logits_BK, labels_B):
+        return loss(self, logits_BK, labels_B) * (torch.inf if next(calls) == 6 else 1.0)
 
-    monkeypatch.setattr(objective, "cross_entropy", overflow)
+    monkeypatch.setattr(objective.Loss, "__call__", overflow)
     with pytest.raises(TrainingError, match=r"The loss is inf at step 6, with a learning rate") as caught:
         train(what)
     with contextlib.closing(SplitReader(index_path, "train")) as reader:
