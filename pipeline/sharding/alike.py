@@ -17,9 +17,9 @@ MAX_COMPARED = 128
 one hash are there more; most are met in other rounds, or through a third image, and the rest are missed."""
 
 MIN_CORRELATION = 0.95
-"""Of two thumbnails. Measured on 300 photographs: copies at half the size or at quality 50 are above 0.99, of crops that
-lose 2 % around the middle 99 in 100 are above 0.97, at one corner 95 in 100 above 0.94; no two different ones reach
-0.9."""
+"""Of two thumbnails. Measured on 300 photographs: copies at half the size or at quality 50 are above 0.99, of crops
+that lose 2 % around the middle 99 in 100 are above 0.97, at one corner 95 in 100 above 0.94; no two different ones
+reach 0.9."""
 
 MIN_CONTRAST = 2.0
 """Standard deviation of a thumbnail, of 255 grey levels; a flatter one is like every other flat one."""
