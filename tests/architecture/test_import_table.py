@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-FOUNDATION = {"errors", "params", "artifacts"}
+FOUNDATION = {"errors", "sections", "params", "artifacts"}
 
 OURS = {
     "errors": set(),
-    "params": {"errors"},
+    "sections": set(),
+    "params": {"errors", "sections"},
     "artifacts": {"errors", "params"},
     "imaging": FOUNDATION,
     "sharding": FOUNDATION | {"imaging"},

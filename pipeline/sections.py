@@ -1,0 +1,211 @@
+"""The sections of params.yaml: one frozen model each, in the order of the file.
+
+Every key is required and unknown keys are refused. The docstring under a field gives its unit and its special values.
+"""
+
+from typing import Annotated, ClassVar, Literal
+
+import pydantic
+from pydantic import Field
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+PositiveInt = Annotated[int, Field(ge=1)]
+
+
+class Section(pydantic.BaseModel):
+    """One section of params.yaml. Numbers are numbers and texts are texts: nothing is coerced but int to float."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    not_in_fingerprint: ClassVar[frozenset[str]] = frozenset()
+    """Fields that change how fast or how safely a run goes, never what comes out of it."""
+
+
+class Data(Section):
+    source: str
+    """`demo`, a folder `class/image` or `split/class/image`, a table (.csv, .tsv, .parquet, .jsonl) or WebDataset tars
+    (.tar, a pattern, a folder of them); each local or at an address (`s3://`)."""
+    image_column: str
+    """Tables: the column with an image's path, absolute or relative to the table."""
+    label_column: str
+    """Tables: the column with the class name."""
+    split_column: str | None
+    """Tables: the column with `train`, `validation` or `test`; null to split by hash."""
+    group_column: str | None
+    """Tables: records of one group never straddle two splits; null for none."""
+    metadata_columns: list[str]
+    """Tables: columns kept with each sample; the report shows its figures per value of each."""
+
+
+class Demo(Section):
+    images_per_class: PositiveInt
+    """Drawn X's, and as many O's."""
+    seed: int
+
+
+class Split(Section):
+    validation_fraction: Fraction
+    """Of all records; of the given training split where the source fixes splits without a validation one."""
+    test_fraction: Fraction
+    """Of all records; ignored where the source fixes a test split."""
+    near_duplicates_together: bool
+    """Pictures that look alike share a split, and a new one can take its old look-alikes to another; false leaves every
+    old image where it is, and says under near_leakage what straddles."""
+    seed: int
+
+
+class Shards(Section):
+    short_side_px: PositiveInt | None
+    """Larger images are scaled down to this short side and re-encoded; null keeps every image's own bytes."""
+    jpeg_quality: Annotated[int, Field(ge=1, le=100)]
+    samples_per_shard: PositiveInt
+    num_workers: PositiveInt | None
+    """Processes that decode and write; null for one per core."""
+
+
+Policy = Literal["ignore", "warn", "fail"]
+Finding = Literal[
+    "duplicates", "near_duplicates", "contradictory_labels", "contradictory_near_labels", "leakage", "near_leakage",
+    "group_leakage", "tiny_images", "dark_images", "blank_images", "rare_classes",
+]  # fmt: skip
+"""docs/data.md says what each is."""
+
+
+class Audit(Section):
+    max_rejected_fraction: Fraction
+    """The shard stage fails when a larger part of the records cannot be decoded."""
+    near_duplicate_bits: Annotated[int, Field(ge=0, le=8)] | None
+    """Of the 64 of a perceptual hash, how many may differ between pictures that look alike; null looks for none."""
+    tiny_below_px: Annotated[int, Field(ge=0)]
+    """A shorter side makes an image a tiny one."""
+    dark_below: Annotated[float, Field(ge=0.0, le=255.0)]
+    """A smaller mean grey level makes an image a dark one."""
+    min_training_samples: Annotated[int, Field(ge=0)]
+    """A class with fewer is a rare one."""
+    policies: dict[Finding, Policy]
+    """By finding: `ignore`, `warn` (a line, and data/audit.json) or `fail`; one that is not named warns."""
+
+
+class Loading(Section):
+    global_batch_size: PositiveInt
+    """Samples in one optimizer step, over all ranks."""
+    lanes: PositiveInt
+    """Contiguous ranges of the shuffled shards that are read side by side; divides global_batch_size."""
+    shuffle_window_samples: PositiveInt | None
+    """Samples that are shuffled together inside a lane; null for the whole lane."""
+    workers_per_rank: Annotated[int, Field(ge=0)]
+    """Threads that decode ahead; 0 decodes in the training thread."""
+
+    not_in_fingerprint = frozenset({"workers_per_rank"})
+
+
+class Augment(Section):
+    crop_scale: tuple[Fraction, Fraction]
+    """Area of the random crop as a fraction of the image: least and most; [1.0, 1.0] with both flips off trains on
+    the evaluation crop."""
+    crop_ratio: tuple[float, float]
+    """Width over height of the random crop: least and most."""
+    horizontal_flip: bool
+    vertical_flip: bool
+    color_jitter: Fraction
+    """Brightness, contrast and saturation are each scaled by up to 1 ± this."""
+    policy: Literal["none", "randaugment", "trivialaugment", "augmix"]
+    """Automatic augmentation after the crop, with torchvision's operations and ranges."""
+    policy_num_ops: Annotated[int, Field(ge=1, le=8)]
+    """RandAugment: operations one after the other."""
+    policy_magnitude: Annotated[int, Field(ge=0, le=30)]
+    """RandAugment: strength of each operation."""
+    erase_probability: Fraction
+    """Random erasing: how often a box of 2 to 33 % of the image is painted in its mean colour."""
+
+    @pydantic.field_validator("crop_scale", "crop_ratio")
+    @classmethod
+    def _check_range(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not 0.0 < value[0] <= value[1]:
+            raise ValueError(f"{list(value)} must be the least and the most, both over 0, in this order")
+        return value
+
+
+class Model(Section):
+    backbone: str
+    """Any timm classifier, by name."""
+    weights: str
+    """`none`, `pretrained` (fetched by timm), or the path of a .safetensors file or of an exported model folder."""
+    input_px: PositiveInt
+    """Side of the square that the model sees."""
+    drop_rate: Fraction
+    """Dropout before the head."""
+
+
+class Optimizer(Section):
+    name: Literal["adamw", "sgd", "lamb", "muon"]
+    lr: Annotated[float, Field(gt=0.0)]
+    weight_decay: Annotated[float, Field(ge=0.0)]
+    """Not applied to biases and normalisation layers."""
+    momentum: Fraction
+    """SGD and Muon (Nesterov); AdamW and LAMB take it as beta1."""
+
+
+class Schedule(Section):
+    name: Literal["cosine", "linear", "step", "one_cycle", "constant"]
+    """How the learning rate falls after its warm-up; `step` divides it by ten at a half and at three quarters."""
+    warmup_fraction: Fraction
+    """Part of all steps in which the learning rate climbs linearly (`one_cycle`: by half a cosine)."""
+    final_lr_fraction: Fraction
+    """Learning rate of the last step as a fraction of optimizer.lr; not for `step` and `constant`."""
+
+
+class Training(Section):
+    epochs: PositiveInt
+    seed: int
+    precision: Literal["fp32", "bf16", "fp16"]
+    loss: Literal["cross_entropy", "bce", "focal"]
+    """`bce` asks of each class on its own, `focal` (gamma 2) counts what is nearly right for less."""
+    balance: Literal["none", "class_weights", "logit_adjustment"]
+    """Against classes of unlike size: weigh rare ones up, or add the log of each class's share to its logit."""
+    label_smoothing: Fraction
+    ema_decay: Annotated[float, Field(ge=0.0, lt=1.0)]
+    """Exponential moving average of the weights, warmed up over the first steps; 0 for none. Evaluated and exported
+    instead of the raw weights."""
+    clip_norm: Annotated[float, Field(gt=0.0)] | None
+    """Largest norm of the gradient; null for no clipping."""
+    checkpoint_every_seconds: Annotated[float, Field(gt=0.0)]
+    """Between checkpoints inside an epoch; there is always one at an epoch's end."""
+    keep_checkpoints: PositiveInt
+    ledger: Literal["digest", "full"]
+    """What a step leaves in the ledger: a digest of its sample keys, or the keys too."""
+
+    not_in_fingerprint = frozenset({"checkpoint_every_seconds", "keep_checkpoints", "ledger"})
+
+
+class Evaluation(Section):
+    batch_size: PositiveInt
+    top_k: PositiveInt
+    """Classes kept with their probabilities for each test sample."""
+    num_mistakes: Annotated[int, Field(ge=0)]
+    """Surest mistakes shown in the report."""
+
+
+class Registry(Section):
+    model_name: str
+    min_top1: Fraction
+    """The gate: a model under this test top-1 never becomes champion."""
+
+
+class Cluster(Section):
+    address: str | None
+    """A Ray cluster's address; null starts Ray on this machine (inside a Ray job: the job's own cluster)."""
+    num_workers: Annotated[int, Field(ge=0)]
+    """Ranks; 0 trains in the stage's own process without Ray."""
+    max_failures: Annotated[int, Field(ge=0)]
+    """Restarts after a lost worker or node before the stage gives up."""
+    hang_seconds: Annotated[float, Field(gt=0.0)]
+    """A rank that says nothing for so long is taken for lost. More than the slowest checkpoint takes."""
+    storage: str | None
+    """Folder that every node sees: runs and, in a Ray job, the stages' outputs go there; null for the repository."""
+
+
+class Tracking(Section):
+    uri: str | None
+    """MLflow server; null for MLFLOW_TRACKING_URI or, without it, sqlite in cluster.storage or the repository."""
+    experiment: str
