@@ -10,6 +10,7 @@ from projects import REPOSITORY
 
 from pipeline import params
 from pipeline.artifacts import Index, Scan
+from pipeline.sections import Policy
 from pipeline.stages import layout
 from pipeline.stages.scan import scan
 from pipeline.stages.shard import shard
@@ -45,7 +46,7 @@ def stages(folder: Path, source: str = "photos", **changes: object) -> None:
     def section(name: str):
         fields = {}
         if name == "audit":
-            fields["policies"] = {key: value for key, value in changes.items() if value in get_args(params.Policy)}
+            fields["policies"] = {key: value for key, value in changes.items() if value in get_args(Policy)}
         fields |= {key: value for key, value in changes.items() if key in type(sections[name]).model_fields}
         return sections[name].model_copy(update=fields)
 

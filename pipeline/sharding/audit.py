@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from pipeline.artifacts import SPLITS, Artifact, Reject
 from pipeline.errors import SourceError
-from pipeline.params import Policy
+from pipeline.sections import Policy
 from pipeline.sharding.alike import MIN_CONTRAST
 from pipeline.sharding.split import TRAIN
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import params
+from pipeline import sections
 from pipeline.artifacts import Reject
 from pipeline.sharding.audit import (
     EXPLANATIONS,
@@ -122,7 +122,7 @@ def test_nothing_found_is_nothing_said():
 
 
 def test_every_finding_has_a_policy_among_the_params_and_an_explanation():
-    assert {*get_args(params.Finding)} == EXPLANATIONS.keys() == audit_of([]).findings.keys()
+    assert {*get_args(sections.Finding)} == EXPLANATIONS.keys() == audit_of([]).findings.keys()
 
 
 def test_counts_that_do_not_add_up_are_our_bug():
