@@ -23,8 +23,8 @@ repro: setup  ## runs what is not up to date of scan, shard, train, evaluate, re
 	$(python) -m pipeline repro
 
 .PHONY: test
-test: setup  ## runs every test; warnings are errors
-	$(python) -m pytest
+test: setup  ## runs every test but the long fault rows; warnings are errors
+	$(python) -m pytest -m "not long_fault"
 
 .PHONY: lint
 lint: setup  ## checks rules and format of the code
@@ -33,13 +33,11 @@ lint: setup  ## checks rules and format of the code
 
 .PHONY: faults
 faults: setup  ## kills, damages and fills up what can be, and checks what is left
-	@if compgen -G 'tests/faults/test_*.py' >/dev/null; then $(python) -m pytest tests/faults; \
-	else echo 'There is no fault test yet: tests/faults holds none.'; fi
+	$(python) -m pytest tests/faults --verbose --durations=0
 
 .PHONY: bench
 bench: setup  ## runs every benchmark; each prints one JSON line
-	@if compgen -G 'benchmarks/*.py' >/dev/null; then for each in benchmarks/*.py; do $(python) "$$each"; done; \
-	else echo 'There is no benchmark yet: benchmarks/ holds none.'; fi
+	@for each in benchmarks/*.py; do $(python) "$$each"; done
 
 .PHONY: lock
 lock: .venv/bin/uv  ## brings requirements.lock up to pyproject.toml, moving nothing else

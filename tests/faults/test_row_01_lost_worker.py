@@ -8,7 +8,7 @@ from train_commands import Fault
 TWO_RANKS = {"cluster": {"num_workers": 2}}
 
 
-@pytest.mark.slow
+@pytest.mark.long_fault
 def test_the_ledger_and_the_weights_are_those_of_an_undisturbed_run(project, tmp_path):
     folder = project(**TWO_RANKS)
     kills = [Fault("kill", step=0, rank=1), Fault("kill", step=7, rank=0), Fault("kill", step=14, rank=1)]

@@ -18,7 +18,7 @@ def processes_of(folder):
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.long_fault
 def test_the_same_command_resumes_and_no_worker_is_left(undisturbed, project, monkeypatch):
     folder = project(cluster={"num_workers": 1})
     monkeypatch.setenv("CONVOY_TEST_PROJECT", str(folder))

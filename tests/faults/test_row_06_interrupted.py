@@ -61,7 +61,7 @@ def end_dvc_alone(folder, dvc, attempt):
     return stage
 
 
-@pytest.mark.slow
+@pytest.mark.long_fault
 def test_the_stage_ends_with_its_dvc_and_the_same_command_goes_on_at_once(project):
     folder = project(training=LONG)
     subprocess.run([sys.executable, "-m", "dvc", "config", "--local", "core.no_scm", "true"], cwd=folder, check=True)

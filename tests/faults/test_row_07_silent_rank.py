@@ -9,7 +9,7 @@ RESTART_SECONDS = 60.0
 """What Ray and the imports of two new ranks may take on a busy machine."""
 
 
-@pytest.mark.slow
+@pytest.mark.long_fault
 def test_a_frozen_rank_is_noticed_and_replaced(project):
     """Rank 0: the one that also holds the lock of the run's folder."""
     folder = project(cluster={"num_workers": 2, "hang_seconds": HANG_SECONDS}, training={"epochs": 2})

@@ -26,7 +26,7 @@ def sync(folder):
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
 
 
-@pytest.mark.slow
+@pytest.mark.long_fault
 def test_a_run_without_its_server_is_published_later(undisturbed, project, server):
     folder = project(tracking={"uri": server.uri})
     killed = train_commands.train(folder, Fault("kill", step=6))

@@ -4,10 +4,14 @@ import json
 import subprocess
 import sys
 
+from projects import REPOSITORY
+
 
 def run(*arguments: object) -> dict:
     command = [sys.executable, *map(str, arguments)]
-    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
 
 
 def test_sharding_beside_tar_says_that_a_peer_is_missing(tmp_path):
