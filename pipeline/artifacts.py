@@ -74,10 +74,23 @@ class Shard(Artifact):
     name: str
     """Relative to the index, without the ending: `train/train-000000`."""
     num_samples: int
+    """Without the tombstones."""
     num_bytes: int
     sha256: str
     table_sha256: str
     class_counts: list[int]
+    """Without the tombstones."""
+    tombstones: list[int] = []
+    """Rows of the table, ascending, whose samples still lie in the tar and are not to be used: their images were
+    removed after the tar was written."""
+
+    @property
+    def num_stored(self) -> int:
+        """Samples in the tar."""
+        return self.num_samples + len(self.tombstones)
+
+
+MadeWith = str | int | float | bool | list[str] | None
 
 
 class Index(Artifact):
@@ -96,6 +109,13 @@ class Index(Artifact):
     splits: dict[str, list[Shard]]
     num_records: int
     num_rejects: int
+    generation: int = 0
+    """How often the set was grown or shrunk since it was written anew."""
+    made_with: dict[str, MadeWith] = {}
+    """By name, what beside the images decided the set; it is grown under the same only."""
+    location: str | None = None
+    """Where the shards lie when not beside the index: an address such as `s3://bucket/photos`; there a shard's tar is
+    `<sha256>.tar` and its table `<table_sha256>.npy`."""
     digest: str
 
     def num_samples(self, split: str) -> int:
@@ -110,9 +130,14 @@ class Index(Artifact):
 
 
 def index_digest(classes: Sequence[str], shards: Iterable[Shard]) -> str:
-    """Digest of all that decides what a loader hands out: the classes and every shard's bytes, in order."""
-    parts = [json.dumps(list(classes)), *(f"{s.name} {s.num_samples} {s.sha256} {s.table_sha256}" for s in shards)]
+    """Digest of all that decides what a loader hands out: the classes, every shard's bytes and tombstones, in order."""
+    parts = [json.dumps(list(classes)), *map(_identity, shards)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _identity(shard: Shard) -> str:
+    removed = "".join(f" -{row}" for row in shard.tombstones)
+    return f"{shard.name} {shard.num_samples} {shard.sha256} {shard.table_sha256}{removed}"
 
 
 class Reject(Artifact):
@@ -227,7 +252,13 @@ def unescape_path(text: str) -> bytes:
 
 
 def read_sample_table(index_path: Path, shard: Shard) -> np.ndarray:
-    """The shard's sample table, [num_samples] of SAMPLE_DTYPE, compared with the index by its sha256."""
+    """The shard's samples that are to be used, [num_samples] of SAMPLE_DTYPE; see `read_stored_table`."""
+    table = read_stored_table(index_path, shard)
+    return np.delete(table, shard.tombstones) if shard.tombstones else table
+
+
+def read_stored_table(index_path: Path, shard: Shard) -> np.ndarray:
+    """A row of SAMPLE_DTYPE for each sample in the tar, tombstones too; compared with the index by its sha256."""
     path = index_path.parent / f"{shard.name}.npy"
     try:
         data = path.read_bytes()
@@ -236,9 +267,9 @@ def read_sample_table(index_path: Path, shard: Shard) -> np.ndarray:
     if hashlib.sha256(data).hexdigest() != shard.table_sha256:
         raise ArtifactError(f"{path} is not the table that the index lists; run `convoy shard` again.")
     table = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
-    if table.dtype != SAMPLE_DTYPE or table.shape != (shard.num_samples,):
+    if table.dtype != SAMPLE_DTYPE or table.shape != (shard.num_stored,):
         raise ArtifactError(
-            f"{path} holds {table.shape} of {table.dtype}, the index says {shard.num_samples} samples; "
+            f"{path} holds {table.shape} of {table.dtype}, the index says {shard.num_stored} samples; "
             "run `convoy shard` again."
         )
     return table

@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from pipeline.artifacts import SPLITS, Index, Shard, file_sha256, index_digest, read_sample_table
+from pipeline.artifacts import SPLITS, Index, Shard, file_sha256, index_digest, read_stored_table
 from pipeline.errors import ArtifactError
 from pipeline.sharding.index import all_shards
 from pipeline.sharding.plan import KEY_DIGITS
@@ -42,8 +42,13 @@ def verify_shard_set(index_path: Path, advance: Callable[[int], None]) -> Index:
 
 def _verify_shard(index_path: Path, index: Index, shard: Shard) -> None:
     tar_path = index_path.parent / f"{shard.name}.tar"
-    table = read_sample_table(index_path, shard)
-    if np.bincount(table["label"], minlength=len(index.classes)).tolist() != shard.class_counts:
+    table = read_stored_table(index_path, shard)
+    if sorted({*shard.tombstones} & {*range(len(table))}) != shard.tombstones:
+        raise ArtifactError(
+            f"{index_path} has tombstones in {shard.name} that are not rows of its table, ascending; {WAY_OUT}."
+        )
+    live = np.delete(table, shard.tombstones)
+    if np.bincount(live["label"], minlength=len(index.classes)).tolist() != shard.class_counts:
         raise ArtifactError(f"{index_path} counts other classes in {shard.name} than its table; {WAY_OUT}.")
     if not tar_path.exists():
         raise ArtifactError(f"{tar_path} is missing; {WAY_OUT}.")

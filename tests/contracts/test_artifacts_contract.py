@@ -143,7 +143,14 @@ def test_the_digest_follows_whatever_a_loader_hands_out():
         artifacts.index_digest(["cat", "dog"], shards[:1]),
         *(
             artifacts.index_digest(["cat", "dog"], [shards[0].model_copy(update=change), shards[1]])
-            for change in ({"name": "x"}, {"num_samples": 4}, {"sha256": "c" * 64}, {"table_sha256": "c" * 64})
+            for change in (
+                {"name": "x"},
+                {"num_samples": 4},
+                {"sha256": "c" * 64},
+                {"table_sha256": "c" * 64},
+                {"tombstones": [0]},
+                {"tombstones": [1]},
+            )
         ),
     ]
     assert len({digest, *others}) == 1 + len(others)
@@ -168,6 +175,19 @@ def test_a_sample_table_comes_back(write_table):
     rows["key"] = [7, 8, 9]
     _, read = write_table(rows)
     assert np.array_equal(read(), rows)
+
+
+def test_tombstones_are_left_out_of_the_samples_and_not_out_of_the_stored_ones(write_table):
+    rows = np.zeros(5, artifacts.SAMPLE_DTYPE)
+    rows["key"] = [7, 8, 9, 10, 11]
+    path, _ = write_table(rows)
+    removed = shard(3, table_sha256=artifacts.file_sha256(path)).model_copy(update={"tombstones": [0, 3]})
+    index_path = path.parents[1] / "index.json"
+    assert artifacts.read_sample_table(index_path, removed)["key"].tolist() == [8, 9, 11]
+    assert np.array_equal(artifacts.read_stored_table(index_path, removed), rows)
+    short = removed.model_copy(update={"tombstones": [0]})
+    with pytest.raises(ArtifactError, match="the index says 4 samples"):
+        artifacts.read_sample_table(index_path, short)
 
 
 def test_a_missing_sample_table(write_table):

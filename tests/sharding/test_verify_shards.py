@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from image_folders import build, two_classes
 
-from pipeline.artifacts import Index, read_sample_table
+from pipeline.artifacts import Index, index_digest, read_sample_table
 from pipeline.errors import ArtifactError
+from pipeline.sharding.index import all_shards
 from pipeline.sharding.verify import verify_shard_set
 
 
@@ -141,6 +142,20 @@ def test_an_index_with_other_class_counts(folder):
 
     change_index(folder, move_one)
     with pytest.raises(ArtifactError, match=r"counts other classes in train/train-000000 than its table"):
+        verify(folder)
+
+
+@pytest.mark.parametrize("tombstones", [[1, 0], [0, 0], [99], [-1]])
+def test_tombstones_that_are_no_rows(folder, tombstones):
+    def remove(index: dict) -> None:
+        shard = index["splits"]["train"][0]
+        shard["tombstones"] = tombstones
+        shard["num_samples"] -= len(tombstones)
+        index["digest"] = index_digest(index["classes"], all_shards(Index(**index).splits))
+        index["num_records"] -= len(tombstones)
+
+    change_index(folder, remove)
+    with pytest.raises(ArtifactError, match=r"has tombstones in train/train-000000 that are not rows of its table"):
         verify(folder)
 
 
