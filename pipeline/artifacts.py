@@ -89,6 +89,15 @@ class Shard(Artifact):
         """Samples in the tar."""
         return self.num_samples + len(self.tombstones)
 
+    @property
+    def tar_object(self) -> str:
+        """The tar's name at the index's location: that of its content, so that no object is ever overwritten."""
+        return f"{self.sha256}.tar"
+
+    @property
+    def table_object(self) -> str:
+        return f"{self.table_sha256}.npy"
+
 
 MadeWith = str | int | float | bool | list[str] | None
 
@@ -114,8 +123,8 @@ class Index(Artifact):
     made_with: dict[str, MadeWith] = {}
     """By name, what beside the images decided the set; it is grown under the same only."""
     location: str | None = None
-    """Where the shards lie when not beside the index: an address such as `s3://bucket/photos`; there a shard's tar is
-    `<sha256>.tar` and its table `<table_sha256>.npy`."""
+    """Where the shards lie when not beside the index: an address such as `s3://bucket/photos`, under their
+    `tar_object` and `table_object` names. No part of the digest: the same data elsewhere is the same data."""
     digest: str
 
     def num_samples(self, split: str) -> int:
@@ -253,26 +262,33 @@ def unescape_path(text: str) -> bytes:
 
 def read_sample_table(index_path: Path, shard: Shard) -> np.ndarray:
     """The shard's samples that are to be used, [num_samples] of SAMPLE_DTYPE; see `read_stored_table`."""
-    table = read_stored_table(index_path, shard)
-    return np.delete(table, shard.tombstones) if shard.tombstones else table
+    return without_tombstones(read_stored_table(index_path, shard), shard)
 
 
 def read_stored_table(index_path: Path, shard: Shard) -> np.ndarray:
-    """A row of SAMPLE_DTYPE for each sample in the tar, tombstones too; compared with the index by its sha256."""
+    """The sample table that lies beside the index, as `parse_sample_table` gives it."""
     path = index_path.parent / f"{shard.name}.npy"
     try:
-        data = path.read_bytes()
+        return parse_sample_table(path.read_bytes(), shard, str(path))
     except FileNotFoundError as exc:
         raise ArtifactError(f"{path} is missing; run `convoy shard` (or `dvc checkout`).") from exc
+
+
+def parse_sample_table(data: bytes, shard: Shard, where: str) -> np.ndarray:
+    """A row of SAMPLE_DTYPE for each sample in the tar, tombstones too; compared with the index by its sha256."""
     if hashlib.sha256(data).hexdigest() != shard.table_sha256:
-        raise ArtifactError(f"{path} is not the table that the index lists; run `convoy shard` again.")
+        raise ArtifactError(f"{where} is not the table that the index lists; run `convoy shard` again.")
     table = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
     if table.dtype != SAMPLE_DTYPE or table.shape != (shard.num_stored,):
         raise ArtifactError(
-            f"{path} holds {table.shape} of {table.dtype}, the index says {shard.num_stored} samples; "
+            f"{where} holds {table.shape} of {table.dtype}, the index says {shard.num_stored} samples; "
             "run `convoy shard` again."
         )
     return table
+
+
+def without_tombstones(table: np.ndarray, shard: Shard) -> np.ndarray:
+    return np.delete(table, shard.tombstones) if shard.tombstones else table
 
 
 def file_sha256(path: Path) -> str:

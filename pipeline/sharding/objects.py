@@ -15,7 +15,7 @@ from pipeline.sharding.folders import (
     why_no_image,
 )
 from pipeline.sharding.manifest import Record
-from pipeline.sharding.stores import Listing, list_folder
+from pipeline.stores import Listing, list_folder
 
 
 def find_in_store(address: str, ignored: Counter, advance: Callable[[int], None]) -> Iterator[Record]:

@@ -10,9 +10,9 @@ from tempfile import NamedTemporaryFile
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline import stores
 from pipeline.artifacts import Scan
 from pipeline.errors import SourceError
-from pipeline.sharding import stores
 from pipeline.sharding.folders import find_in_folders
 from pipeline.sharding.manifest import Record, collect_manifest
 from pipeline.sharding.members import find_in_tars

@@ -18,11 +18,11 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
+from pipeline import stores
 from pipeline.artifacts import SPLITS, escape_path
 from pipeline.errors import SourceError
-from pipeline.sharding import stores
 from pipeline.sharding.manifest import Record
-from pipeline.sharding.stores import Object
+from pipeline.stores import Object
 
 TABLE_EXTENSIONS = (".csv", ".tsv", ".parquet", ".jsonl")
 SPLIT_OF_VALUE = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
-FOUNDATION = {"errors", "sections", "params", "artifacts"}
+FOUNDATION = {"errors", "sections", "params", "artifacts", "stores"}
 
 OURS = {
     "errors": set(),
     "sections": set(),
     "params": {"errors", "sections"},
     "artifacts": {"errors", "params"},
+    "stores": {"errors"},
     "imaging": FOUNDATION,
     "sharding": FOUNDATION | {"imaging"},
     "loading": FOUNDATION | {"imaging"},

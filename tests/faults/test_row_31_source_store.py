@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from image_folders import build, jpeg
 
+from pipeline import stores
 from pipeline.errors import StorageError
-from pipeline.sharding import stores
 from pipeline.sharding.tables import TableColumns
 
 TABLE = TableColumns("image", "label", None, None, ())

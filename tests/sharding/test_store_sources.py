@@ -10,8 +10,8 @@ import pytest
 from image_folders import BY_FOLDERS, build, files_of, jpeg, two_classes
 from s3_server import environment, s3_server
 
+from pipeline import stores
 from pipeline.errors import ImageError, SourceError, StorageError
-from pipeline.sharding import stores
 from pipeline.sharding.reading import read_image
 from pipeline.sharding.scan import image_root, scan_source
 from pipeline.sharding.tables import TableColumns

@@ -4,6 +4,10 @@ What a moment may mend, a 503 or a body cut short, is tried again a bounded numb
 a StorageError. Addresses of services and secrets come from the environment, as each store's own tools read them.
 """
 
+import hashlib
+import os
+import re
+import socket
 import time
 from collections.abc import Callable
 from functools import lru_cache
@@ -13,6 +17,12 @@ from pipeline.errors import ConvoyError, SourceError, StorageError
 
 RETRY_SECONDS = (0.1, 0.5, 2.5)
 """Waits before the second, third and fourth attempt; the stores' own clients wait as well."""
+
+SILENCE_SECONDS = 60.0
+"""An answer that takes longer is given up for this attempt; a part of 8 MB needs 0.13 MB/s to come in time."""
+
+_SECRETS = re.compile(r"(?<=://)[^/\s@'\"]*@|(?<=[^\s?])\?[^\s'\"]*=[^\s'\")]*")
+"""User and password, and a query: signed addresses carry their secret there."""
 
 GONE_STATUSES = (404, 410)
 STAMPS = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "created")
@@ -41,6 +51,11 @@ def is_address(text: str) -> bool:
 def join(address: str, path: str) -> str:
     """`path` itself where it is an address of its own."""
     return path if is_address(path) else f"{address.rstrip('/')}/{path}"
+
+
+def without_secrets(text: str) -> str:
+    """An address, or a message with addresses in it, as it may be shown."""
+    return _SECRETS.sub("", text)
 
 
 def parent(address: str) -> str:
@@ -72,28 +87,36 @@ def measure(address: str) -> Object:
     return _object(path.rsplit("/", 1)[-1], _retried(lambda: store.info(path), address))
 
 
-def read(address: str, start: int, num_bytes: int | None, check_size: Callable[[int], None]) -> bytes:
+def read(
+    address: str,
+    start: int,
+    num_bytes: int | None,
+    check_size: Callable[[int], None],
+    waits_seconds: tuple[float, ...] | None = None,
+) -> bytes:
     """`num_bytes` from `start` on; null for the whole object, once `check_size` let its size pass.
 
-    Never fewer bytes than asked for, or than the store says there are. Raises FileNotFoundError.
+    Never fewer bytes than asked for, or than the store says there are; tried again after each of `waits_seconds`.
+    Raises FileNotFoundError.
     """
     store, path = _store(address)
+    patience = {"timeout": SILENCE_SECONDS} if getattr(store, "async_impl", False) else {}
 
     def attempt() -> bytes:
         if num_bytes is not None:
-            data, expected = store.cat_file(path, start=start, end=start + num_bytes), num_bytes
+            data, expected = store.cat_file(path, start=start, end=start + num_bytes, **patience), num_bytes
         else:
             # HTTP's client cannot tell a missing size from a missing object, and checks the length of a body itself.
             expected = None if address.startswith(("http://", "https://")) else store.info(path)["size"]
             if expected is not None:
                 check_size(expected)
-            data = store.cat_file(path)
+            data = store.cat_file(path, **patience)
         if expected is not None and len(data) != expected:
             raise OSError(f"{len(data)} bytes came of {expected}")
         check_size(len(data))
         return data
 
-    return _retried(attempt, address)
+    return _retried(attempt, address, waits_seconds)
 
 
 def open_object(address: str) -> Any:
@@ -121,9 +144,9 @@ def _filesystem(protocol: str, server: str) -> Any:
         # Listings are asked for once; remembered ones would be held for a million objects.
         return fsspec.filesystem(protocol, use_listings_cache=False)
     except (ImportError, ValueError) as exc:
+        place = without_secrets(f"{protocol}://{server}")
         raise SourceError(
-            f"{protocol}://{server} cannot be opened: {exc}; install the extra for it (convoy[s3], [gcs], [azure]) or "
-            "check the address."
+            f"{place} cannot be opened: {exc}; install its extra (convoy[s3], [gcs], [azure]) or check the address."
         ) from exc
 
 
@@ -133,26 +156,35 @@ def _store(address: str) -> tuple[Any, str]:
     return store, store._strip_protocol(address)
 
 
-def _retried(attempt: Callable[[], Result], address: str) -> Result:
-    for seconds in (*RETRY_SECONDS, None):
+def _retried(attempt: Callable[[], Result], address: str, waits_seconds: tuple[float, ...] | None = None) -> Result:
+    shown = without_secrets(address)
+    waits = RETRY_SECONDS if waits_seconds is None else waits_seconds
+    for number, seconds in enumerate((*waits, None)):
         try:
             return attempt()
         except ConvoyError:
             raise
         except Exception as exc:  # every store's client has errors of its own
+            said = without_secrets(str(exc)) or type(exc).__name__
             if _is_gone(exc):
-                raise FileNotFoundError(address) from exc
+                raise FileNotFoundError(shown) from exc
             if isinstance(exc, PermissionError):
                 raise StorageError(
-                    f"{address} may not be read ({exc}); check the credentials in the environment."
+                    f"{shown} may not be read ({said}); check the credentials in the environment."
                 ) from exc
             if seconds is None:
                 raise StorageError(
-                    f"{address} cannot be read: {exc or type(exc).__name__} ({len(RETRY_SECONDS) + 1} attempts); "
+                    f"{shown} cannot be read: {said} ({len(waits) + 1} attempts); "
                     "run the same command again when the store answers."
                 ) from exc
-            time.sleep(seconds)
+            time.sleep(seconds * (0.5 + _part_of_one(address, number)))
     raise AssertionError("the last attempt returns or raises")
+
+
+def _part_of_one(address: str, attempt: int) -> float:
+    """In [0, 1): processes that failed together come back apart, each always at the same moment."""
+    key = f"{socket.gethostname()} {os.getpid()} {attempt} {address}"
+    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=4).digest(), "little") / 2**32
 
 
 def _is_gone(exc: Exception) -> bool:
