@@ -78,7 +78,8 @@ def _run_here(images: Path, out: Path, scan_only: bool) -> None:
     out.mkdir()
     start = time.perf_counter()
     if scan_only:
-        scan_source(str(images), TableColumns("image", "label", None, None, ()), lambda count: None)
+        by_folders = TableColumns("image", "label", None, None, ())
+        scan_source(str(images), by_folders, out / "manifest.parquet", lambda count: None)
     else:
         shard_images(images, out, None, NUM_WORKERS)
     print(json.dumps({"seconds": round(time.perf_counter() - start, 2)}))

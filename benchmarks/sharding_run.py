@@ -16,16 +16,15 @@ def shard_images(images: Path, out: Path, short_side_px: int | None, num_workers
     """As the stages do it, scan to published; `out` gets the set and everything beside it."""
     from pipeline.sharding.audit import AuditRule
     from pipeline.sharding.build import ShardForm, SplitRule, build_shard_set
-    from pipeline.sharding.manifest import read_manifest, write_manifest
+    from pipeline.sharding.manifest import Manifest
     from pipeline.sharding.resume import open_work
     from pipeline.sharding.scan import scan_source
     from pipeline.sharding.tables import TableColumns
     from pipeline.stages.publish import publishing
 
-    manifest, _ = scan_source(str(images), TableColumns("image", "label", None, None, ()), lambda count: None)
-    write_manifest(manifest, out / "manifest.parquet")
-    del manifest
-    manifest = read_manifest(out / "manifest.parquet")
+    by_folders = TableColumns("image", "label", None, None, ())
+    scan_source(str(images), by_folders, out / "manifest.parquet", lambda count: None)
+    manifest = Manifest(out / "manifest.parquet")
     work = open_work(out / ".work", str(images))
     with publishing(out / "shards") as [folder]:
         folder.mkdir()

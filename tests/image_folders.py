@@ -2,12 +2,17 @@
 
 import contextlib
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import simplejpeg
 
+from pipeline.artifacts import Scan
 from pipeline.sharding.audit import EXPLANATIONS, AuditRule
 from pipeline.sharding.build import Built, ShardForm, SplitRule, build_shard_set
+from pipeline.sharding.manifest import Manifest
 from pipeline.sharding.resume import open_work
 from pipeline.sharding.scan import image_root, scan_source
 from pipeline.sharding.tables import TableColumns
@@ -41,6 +46,19 @@ def silent(doing: str, total: int):
     yield lambda count: None
 
 
+def scan(source: Path | str, columns: TableColumns = BY_FOLDERS) -> tuple[pa.Table, Scan]:
+    """The manifest as one table, and its counts."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "manifest.parquet"
+        counts = scan_source(str(source), columns, path, lambda count: None)
+        return pq.read_table(path), counts
+
+
+def scanned(source: Path, path: Path, columns: TableColumns = BY_FOLDERS) -> Manifest:
+    scan_source(str(source), columns, path, lambda count: None)
+    return Manifest(path)
+
+
 def build(
     source: Path,
     folder: Path,
@@ -52,8 +70,8 @@ def build(
     audit_rule: AuditRule = AUDIT_RULE,
 ) -> Built:
     """The source sharded into `folder`."""
-    manifest, _ = scan_source(str(source), columns, lambda count: None)
     folder.mkdir(parents=True, exist_ok=True)
+    manifest = scanned(source, folder.with_name(f".{folder.name}.manifest"), columns)
     root = image_root(str(source))
     work = open_work(folder.with_name(f".{folder.name}.work"))
     return build_shard_set(folder, work, manifest, root, rule, form, audit_rule, num_workers, silent)

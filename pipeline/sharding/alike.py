@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from pipeline.sharding.groups import alone
+
 AGREEING = 3
 """More blocks mean more sorting and fewer comparisons; three are the fastest at a million hashes."""
 
@@ -25,19 +27,25 @@ MIN_CONTRAST = 2.0
 """Standard deviation of a thumbnail, of 255 grey levels; a flatter one is like every other flat one."""
 
 HASH_BITS = 64
+HASHES_AT_ONCE = 100_000
+"""Sorted at once: a million at once would take six times as much memory."""
+
+MIXING = np.uint64(0x9E3779B97F4A7C15)
+"""An odd factor that spreads the bits of a key over its upper ones. Source: Knuth, TAOCP 3, 6.4."""
+
 PAIRS_AT_ONCE = 16_384
 
 
 def group_alike(
     hashes: np.ndarray, contrasts: np.ndarray, thumbs_of: Callable[[np.ndarray], np.ndarray], max_bits: int
 ) -> np.ndarray:
-    """int64 [num_images]: the smallest row of each image's group; an image that is like no other is its own group.
+    """int32 [num_images]: groups (see `groups`) of images that look alike.
 
     `hashes` are uint64 [num_images]; `thumbs_of` gives the uint8 [num_rows, pixels] of some rows: few are asked for.
     Flat images are in no group.
     """
-    leaders = np.arange(len(hashes))
-    candidates = np.flatnonzero(contrasts >= MIN_CONTRAST)
+    leaders = alone(len(hashes))
+    candidates = np.flatnonzero(contrasts >= MIN_CONTRAST).astype(np.int32)
     for a, b in near_pairs(hashes[candidates], max_bits):
         rows_a, rows_b = candidates[a], candidates[b]
         is_open = leaders[rows_a] != leaders[rows_b]
@@ -52,27 +60,46 @@ def group_alike(
 
 def near_pairs(hashes: np.ndarray, max_bits: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Rows of hashes that differ in at most `max_bits` bits, in batches; a pair may come more than once."""
-    order = np.argsort(hashes, kind="stable")
-    unique, starts = np.unique(hashes[order], return_index=True)
-    if len(unique) < len(order):
-        # Equal hashes are a chain of pairs; after that one of them speaks for all.
-        first = np.repeat(order[starts], np.diff(np.append(starts, len(order))))
-        yield first, order
-    speakers = order[starts]
+    order = np.argsort(hashes, kind="stable").astype(np.int32)
+    unique = hashes[order]
+    is_first = np.ones(len(unique), bool)
+    is_first[1:] = unique[1:] != unique[:-1]
+    if not is_first.all():
+        # Of equal hashes the first is paired with each of the others, and after that speaks for them.
+        firsts, followers = np.flatnonzero(is_first), np.flatnonzero(~is_first)
+        yield order[firsts[np.searchsorted(firsts, followers) - 1]], order[followers]
+        order, unique = order[is_first], unique[is_first]
     for mask in _masks(max_bits):
-        key = unique & mask
-        by_key = np.argsort(key, kind="stable")  # the same order, and so the same pairs, on every machine
-        key, sorted_hashes = key[by_key], unique[by_key]
-        places = np.arange(len(key) - 1)
-        for distance in range(1, MAX_COMPARED + 1):
-            places = places[: np.searchsorted(places, len(key) - distance)]
-            places = places[key[places] == key[places + distance]]
-            if not len(places):
-                break
-            bits = np.bitwise_count(sorted_hashes[places] ^ sorted_hashes[places + distance])
-            near = places[bits <= max_bits]
-            if len(near):
-                yield speakers[by_key[near]], speakers[by_key[near + distance]]
+        for places in _blocks(unique, mask):
+            key = unique[places] & mask
+            by_key = np.argsort(key, kind="stable")  # the same order, and so the same pairs, on every machine
+            for a, b in _near_neighbours(key[by_key], unique[places[by_key]], max_bits):
+                yield order[places[by_key[a]]], order[places[by_key[b]]]
+
+
+def _blocks(hashes: np.ndarray, mask: np.uint64) -> Iterator[np.ndarray]:
+    """The places of hashes in parts that are sorted one at a time: equal masked hashes are in one part."""
+    num_parts = max(1, len(hashes) // HASHES_AT_ONCE)
+    if num_parts == 1:
+        yield np.arange(len(hashes))
+        return
+    part = ((hashes & mask) * MIXING >> np.uint64(48)).astype(np.uint16) % np.uint16(num_parts)
+    for number in range(num_parts):
+        yield np.flatnonzero(part == number)
+
+
+def _near_neighbours(key: np.ndarray, hashes: np.ndarray, max_bits: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Places of hashes with one key, which is sorted, that differ in few bits."""
+    places = np.arange(len(key) - 1)
+    for distance in range(1, MAX_COMPARED + 1):
+        places = places[: np.searchsorted(places, len(key) - distance)]
+        places = places[key[places] == key[places + distance]]
+        if not len(places):
+            return
+        bits = np.bitwise_count(hashes[places] ^ hashes[places + distance])
+        near = places[bits <= max_bits]
+        if len(near):
+            yield near, near + distance
 
 
 def correlations(thumbs_a: np.ndarray, thumbs_b: np.ndarray) -> np.ndarray:

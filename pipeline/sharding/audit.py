@@ -4,17 +4,17 @@ Nothing is relabelled and nothing is dropped here: a finding is ignored, said, o
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import pyarrow as pa
 
 from pipeline.artifacts import SPLITS, Artifact, Reject
 from pipeline.errors import SourceError
 from pipeline.sections import Policy
 from pipeline.sharding.alike import MIN_CONTRAST
-from pipeline.sharding.split import TRAIN
+from pipeline.sharding.groups import groups_of
+from pipeline.sharding.split import NO_SPLIT, TRAIN
 
 MAX_EXAMPLES = 20
 """Groups of paths shown for each finding; the counts are whole."""
@@ -75,36 +75,37 @@ class AuditRule(NamedTuple):
 
 
 class Samples(NamedTuple):
-    """The records that became samples, one entry each."""
+    """What became of the records, one entry each; groups are as `groups` has them."""
 
-    paths: pa.ChunkedArray
     labels: np.ndarray
     splits: np.ndarray
-    groups: pa.ChunkedArray
-    digests: np.ndarray
-    """uint8 [num_samples, 32]"""
+    """NO_SPLIT of a reject."""
+    equal: np.ndarray
     alike: np.ndarray
-    """int64 [num_samples]: equal numbers for images that look alike."""
-    sizes: np.ndarray
-    """int32 [num_samples, 2]: height and width."""
-    brightnesses: np.ndarray
-    contrasts: np.ndarray
-    """float32 [num_samples]: mean and standard deviation, of 255 grey levels."""
+    """Groups of the same bytes, and of pictures that look alike."""
+    together: np.ndarray
+    """The user's groups."""
+    look: Callable[[str], np.ndarray]
+    """height, width, brightness, contrast (mean and deviation, of 255 grey levels) of every record: a few bytes a
+    record, needed one after the other."""
     kinds: dict[str, int]
+    paths: Callable[[np.ndarray], list[str]]
+    """Of some rows."""
 
 
 def audit_samples(
     samples: Samples, classes: Sequence[str], rejects: Sequence[Reject], num_records: int, rule: AuditRule
 ) -> Audit:
-    num_samples = len(samples.labels)
+    is_sample = samples.splits != NO_SPLIT
+    num_samples = int(is_sample.sum())
     assert num_samples + len(rejects) == num_records, "a record is neither sample nor reject, or both"
-    by_class = np.bincount(samples.labels, minlength=len(classes)).tolist()
-    by_split = np.bincount(samples.splits, minlength=len(SPLITS)).tolist()
+    by_class = np.bincount(samples.labels[is_sample], minlength=len(classes)).tolist()
+    by_split = np.bincount(samples.splits[is_sample], minlength=len(SPLITS)).tolist()
     # One image is a group of its own here; a million of them are no million arrays.
-    odd = {name: np.flatnonzero(is_odd)[:, None] for name, is_odd in _odd_images(samples, rule).items()}
+    odd = {name: np.flatnonzero(is_odd & is_sample)[:, None] for name, is_odd in _odd_images(samples, rule)}
     findings = {
         name: _finding(groups, samples.paths, rule.policies.get(name, "warn"))
-        for name, groups in {**_groups(samples), **odd}.items()
+        for name, groups in {**_groups(samples, is_sample), **odd}.items()
     }
     findings["rare_classes"] = _rare_classes(samples, classes, rule)
     return Audit(
@@ -115,8 +116,8 @@ def audit_samples(
         samples_by_class=dict(zip(classes, by_class, strict=True)),
         samples_by_split=dict(zip(SPLITS, by_split, strict=True)),
         samples_by_kind=samples.kinds,
-        height_px=_range(samples.sizes[:, 0]),
-        width_px=_range(samples.sizes[:, 1]),
+        height_px=_range(samples.look("height")[is_sample]),
+        width_px=_range(samples.look("width")[is_sample]),
         findings=findings,
     )
 
@@ -159,14 +160,11 @@ def refusal(
     )
 
 
-def _groups(samples: Samples) -> dict[str, list[np.ndarray]]:
+def _groups(samples: Samples, is_sample: np.ndarray) -> dict[str, list[np.ndarray]]:
     """Groups of rows that are the same in one way and, for some findings, differ in another."""
-    contents = _ids_of_equals(samples.digests)
-    same, alike = _groups_of(contents), _groups_of(samples.alike)
+    same, alike = groups_of(samples.equal, is_sample), groups_of(samples.alike, is_sample)
     # A group of equal bytes is alike, too: it is said once.
-    near = [rows for rows in alike if _differ(contents, rows)]
-    user_groups = samples.groups.combine_chunks().dictionary_encode().indices.fill_null(-1).to_numpy()
-    user = [rows for rows in _groups_of(user_groups) if user_groups[rows[0]] >= 0]
+    near = [rows for rows in alike if _differ(samples.equal, rows)]
     labels, splits = samples.labels, samples.splits
     return {
         "duplicates": same,
@@ -175,17 +173,15 @@ def _groups(samples: Samples) -> dict[str, list[np.ndarray]]:
         "contradictory_near_labels": [rows for rows in near if _differ(labels, rows)],
         "leakage": [rows for rows in same if _differ(splits, rows)],
         "near_leakage": [rows for rows in near if _differ(splits, rows)],
-        "group_leakage": [rows for rows in user if _differ(splits, rows)],
+        "group_leakage": [rows for rows in groups_of(samples.together, is_sample) if _differ(splits, rows)],
     }
 
 
-def _odd_images(samples: Samples, rule: AuditRule) -> dict[str, np.ndarray]:
-    """bool [num_samples]: images that are findings on their own."""
-    return {
-        "tiny_images": samples.sizes.min(axis=1, initial=np.iinfo(np.int32).max) < rule.tiny_below_px,
-        "dark_images": samples.brightnesses < rule.dark_below,
-        "blank_images": samples.contrasts < MIN_CONTRAST,
-    }
+def _odd_images(samples: Samples, rule: AuditRule) -> Iterator[tuple[str, np.ndarray]]:
+    """bool [num_records]: images that are findings on their own."""
+    yield "tiny_images", np.minimum(samples.look("height"), samples.look("width")) < rule.tiny_below_px
+    yield "dark_images", samples.look("brightness") < rule.dark_below
+    yield "blank_images", samples.look("contrast") < MIN_CONTRAST
 
 
 def _rare_classes(samples: Samples, classes: Sequence[str], rule: AuditRule) -> Finding:
@@ -194,42 +190,21 @@ def _rare_classes(samples: Samples, classes: Sequence[str], rule: AuditRule) -> 
     return Finding(
         policy=rule.policies.get("rare_classes", "warn"),
         num_groups=len(rare),
-        num_images=int(np.isin(samples.labels, rare).sum()),
+        num_images=int((np.isin(samples.labels, rare) & (samples.splits != NO_SPLIT)).sum()),
         examples=[[classes[label]] for label in rare[:MAX_EXAMPLES]],
     )
-
-
-def _ids_of_equals(digests: np.ndarray) -> np.ndarray:
-    """int64 [num_samples]: equal numbers for equal digests."""
-    words = np.ascontiguousarray(digests).view(">u8")
-    order = np.lexsort(words.T[::-1])
-    is_new = np.ones(len(order), bool)
-    is_new[1:] = (words[order[1:]] != words[order[:-1]]).any(axis=1)
-    ids = np.empty(len(order), np.int64)
-    ids[order] = np.cumsum(is_new)
-    return ids
-
-
-def _groups_of(ids: np.ndarray) -> list[np.ndarray]:
-    """Rows of equal numbers, ascending, for every number that occurs more than once."""
-    order = np.argsort(ids, kind="stable")
-    starts = np.flatnonzero(np.diff(ids[order], prepend=-2))
-    lengths = np.diff(np.append(starts, len(order)))
-    several = np.flatnonzero(lengths > 1)
-    groups = [order[starts[i] : starts[i] + lengths[i]] for i in several]
-    return sorted(groups, key=lambda rows: rows[0])
 
 
 def _differ(values: np.ndarray, rows: np.ndarray) -> bool:
     return bool((values[rows] != values[rows[0]]).any())
 
 
-def _finding(groups: Sequence[np.ndarray], paths: pa.ChunkedArray, policy: Policy) -> Finding:
+def _finding(groups: Sequence[np.ndarray], paths: Callable[[np.ndarray], list[str]], policy: Policy) -> Finding:
     return Finding(
         policy=policy,
         num_groups=len(groups),
         num_images=sum(map(len, groups)),
-        examples=[paths.take(pa.array(rows[:MAX_EXAMPLES])).to_pylist() for rows in groups[:MAX_EXAMPLES]],
+        examples=[paths(rows[:MAX_EXAMPLES]) for rows in groups[:MAX_EXAMPLES]],
     )
 
 

@@ -6,7 +6,7 @@ place before all of them were seen.
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,15 +16,15 @@ from pipeline.artifacts import Reject
 from pipeline.errors import ImageError
 from pipeline.imaging.decode import read_kind
 from pipeline.sharding.encode import NUM_CHANNELS, encode
+from pipeline.sharding.groups import DIGEST_BYTES
 from pipeline.sharding.likeness import LIKENESS_DTYPE, likeness
 from pipeline.sharding.reading import read_image
 from pipeline.sharding.resume import finish, read_seal, unfinished, write_seal
 from pipeline.sharding.workers import Advance, Workers
 
-DIGEST_BYTES = hashlib.sha256().digest_size
 RECORDS_PER_PIECE = 128
 RECORDS_PER_REPORT = 16
-ROWS_PER_READ = 65_536
+ROWS_PER_READ = 8192
 
 LOOK_DTYPE = np.dtype(
     [
@@ -137,19 +137,34 @@ class Looks:
         with self._path.open("ab") as file:
             file.truncate(self._num_records * LOOK_DTYPE.itemsize)
 
+    def batches(self, *names: str) -> Iterator[np.ndarray]:
+        """[at most ROWS_PER_READ, ...]: one field of some rows after the other, or a field of a field."""
+        with self._path.open("rb") as file:
+            for start in range(0, self._num_records, ROWS_PER_READ):
+                num_rows = min(ROWS_PER_READ, self._num_records - start)
+                rows = np.frombuffer(file.read(num_rows * LOOK_DTYPE.itemsize), LOOK_DTYPE)
+                for name in names:
+                    rows = rows[name]
+                yield rows
+
     def column(self, *names: str) -> np.ndarray:
         """[num_records, ...]: one field of every row, or a field of a field."""
         dtype = LOOK_DTYPE
         for name in names:
             dtype = dtype[name]
-        column = np.zeros(self._num_records, dtype)
-        with self._path.open("rb") as file:
-            for start in range(0, self._num_records, ROWS_PER_READ):
-                rows = np.frombuffer(file.read(ROWS_PER_READ * LOOK_DTYPE.itemsize), LOOK_DTYPE)
-                for name in names:
-                    rows = rows[name]
-                column[start : start + len(rows)] = rows
+        column, start = np.zeros(self._num_records, dtype), 0
+        for rows in self.batches(*names):
+            column[start : start + len(rows)] = rows
+            start += len(rows)
         return column
+
+    def contents(self) -> np.ndarray:
+        """uint64 [num_records]: the first eight bytes of each digest. Equal for equal images, and hardly ever else."""
+        contents, start = np.empty(self._num_records, "<u8"), 0
+        for digests in self.batches("sha256"):
+            contents[start : start + len(digests)] = np.ascontiguousarray(digests[:, :8]).view("<u8")[:, 0]
+            start += len(digests)
+        return contents
 
     def rows(self, rows: np.ndarray) -> np.ndarray:
         """[len(rows)] of LOOK_DTYPE."""
@@ -159,6 +174,14 @@ class Looks:
                 file.seek(row * LOOK_DTYPE.itemsize)
                 file.readinto(memoryview(looks[position : position + 1]).cast("B"))
         return looks
+
+    def digests(self, rows: np.ndarray) -> np.ndarray:
+        """uint8 [len(rows), 32]"""
+        digests = np.empty((len(rows), DIGEST_BYTES), np.uint8)
+        for start in range(0, len(rows), ROWS_PER_READ):
+            part = slice(start, start + ROWS_PER_READ)
+            digests[part] = self.rows(rows[part])["sha256"]
+        return digests
 
 
 def read_spooled(spool: Path, row: int, look: np.void) -> bytes:

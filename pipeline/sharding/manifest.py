@@ -1,21 +1,31 @@
-"""manifest.parquet: a row per record, written by scan and read by shard.
+"""manifest.parquet: a row per record, sorted by path, written by scan and read by shard.
 
-Rows are collected in batches of columns: a million records take some hundred bytes each, not a Python object each.
+It is never in memory as a whole: records are sorted in runs that wait in a file and are merged one range of paths at
+a time, and who reads the manifest takes it batch by batch.
 """
 
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from contextlib import contextmanager
+from itertools import islice, pairwise
 from pathlib import Path
-from typing import NamedTuple
+from tempfile import TemporaryFile
+from typing import IO, NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.artifacts import MANIFEST_COLUMNS
 from pipeline.errors import ArtifactError
 
 SCHEMA = pa.schema([(name, pa.int64() if name == "num_bytes" else pa.string()) for name in MANIFEST_COLUMNS])
-ROWS_PER_BATCH = 65_536
+ROWS_PER_BLOCK = 4096
+"""What is read at once, of a run and of the manifest."""
+
+ROWS_PER_RUN = ROWS_PER_GROUP = 16 * ROWS_PER_BLOCK
+"""What is sorted at once, and what is compressed at once."""
+
+_ORDER = [("path", "ascending"), ("class_name", "ascending")]
 
 
 class Record(NamedTuple):
@@ -30,37 +40,106 @@ class Record(NamedTuple):
     metadata: str
 
 
-def collect_manifest(records: Iterable[Record]) -> pa.Table:
-    """The records as a table, sorted by path."""
-    batches = [pa.RecordBatch.from_arrays(_columns(rows), schema=SCHEMA) for rows in _batched(records)]
-    return pa.Table.from_batches(batches, SCHEMA).sort_by([("path", "ascending"), ("class_name", "ascending")])
+class Manifest:
+    """A manifest on disk."""
+
+    def __init__(self, path: Path):
+        """Raises ArtifactError when the file is missing, damaged or of another kind; so does reading it."""
+        self._path = path
+        with self._open() as file:
+            names = file.schema_arrow.names
+            self.num_rows = file.metadata.num_rows
+        if names != list(MANIFEST_COLUMNS):
+            raise ArtifactError(
+                f"{path} has the columns {', '.join(names)}, not {', '.join(MANIFEST_COLUMNS)}; "
+                "make it again with `convoy scan`."
+            )
+
+    def batches(self, *columns: str) -> Iterator[pa.RecordBatch]:
+        """Some of MANIFEST_COLUMNS, in the manifest's order."""
+        with self._open() as file:
+            yield from file.iter_batches(ROWS_PER_BLOCK, columns=list(columns))
+
+    def values(self, column: str) -> Iterator[str | int | None]:
+        """One of MANIFEST_COLUMNS, value by value."""
+        for batch in self.batches(column):
+            yield from batch[column].to_pylist()
+
+    @contextmanager
+    def _open(self) -> Iterator[pq.ParquetFile]:
+        try:
+            with pq.ParquetFile(self._path) as file:
+                yield file
+        except FileNotFoundError as exc:
+            raise ArtifactError(f"{self._path} does not exist; run `convoy scan` first (or `dvc repro`).") from exc
+        except (pa.ArrowException, OSError) as exc:
+            raise ArtifactError(f"{self._path} cannot be read ({exc}); make it again with `convoy scan`.") from exc
 
 
-def write_manifest(table: pa.Table, path: Path) -> None:
-    pq.write_table(table, path, compression="zstd")
+def write_manifest(records: Iterable[Record], path: Path) -> None:
+    """The same bytes for the same records, whatever their order."""
+    with TemporaryFile(dir=path.parent) as file, pq.ParquetWriter(path, SCHEMA, compression="zstd") as writer:
+        runs = [_write_run(run, file) for run in _runs(records)]
+        waiting = SCHEMA.empty_table()
+        for of_range in _merged(runs, file):
+            waiting = pa.concat_tables([waiting, of_range])
+            while waiting.num_rows >= ROWS_PER_GROUP:
+                writer.write_table(waiting.slice(0, ROWS_PER_GROUP).combine_chunks(), ROWS_PER_GROUP)
+                waiting = waiting.slice(ROWS_PER_GROUP)
+        if waiting.num_rows:
+            writer.write_table(waiting.combine_chunks(), ROWS_PER_GROUP)
 
 
-def read_manifest(path: Path) -> pa.Table:
-    """Raises ArtifactError when the file is missing, damaged or of another kind."""
-    try:
-        table = pq.read_table(path)
-    except FileNotFoundError as exc:
-        raise ArtifactError(f"{path} does not exist; run `convoy scan` first (or `dvc repro`).") from exc
-    except (pa.ArrowException, OSError) as exc:
-        raise ArtifactError(f"{path} cannot be read ({exc}); make it again with `convoy scan`.") from exc
-    if table.schema.names != list(MANIFEST_COLUMNS):
-        raise ArtifactError(
-            f"{path} has the columns {', '.join(table.schema.names)}, not {', '.join(MANIFEST_COLUMNS)}; "
-            "make it again with `convoy scan`."
-        )
-    return table
+class _Block(NamedTuple):
+    """Rows of a run in the file of runs."""
+
+    first_path: str
+    offset: int
+    num_bytes: int
 
 
-def _batched(records: Iterable[Record]) -> Iterator[list[Record]]:
-    iterator = iter(records)
-    while rows := list(islice(iterator, ROWS_PER_BATCH)):
-        yield rows
+def _runs(records: Iterable[Record]) -> Iterator[pa.Table]:
+    """Sorted."""
+    iterator, batches = iter(records), []
+    while rows := list(islice(iterator, ROWS_PER_BLOCK)):
+        batches.append(pa.RecordBatch.from_arrays(_columns(rows), schema=SCHEMA))
+        if len(batches) * ROWS_PER_BLOCK == ROWS_PER_RUN:
+            yield pa.Table.from_batches(batches).sort_by(_ORDER)
+            batches = []
+    if batches:
+        yield pa.Table.from_batches(batches).sort_by(_ORDER)
 
 
 def _columns(rows: list[Record]) -> list[pa.Array]:
     return [pa.array(column, field.type) for column, field in zip(zip(*rows, strict=True), SCHEMA, strict=True)]
+
+
+def _write_run(run: pa.Table, file: IO[bytes]) -> list[_Block]:
+    blocks = []
+    for batch in run.combine_chunks().to_batches(ROWS_PER_BLOCK):
+        data = batch.serialize()
+        blocks.append(_Block(batch["path"][0].as_py(), file.tell(), data.size))
+        file.write(data)
+    return blocks
+
+
+def _merged(runs: list[list[_Block]], file: IO[bytes]) -> Iterator[pa.Table]:
+    """All rows, in order: the ranges lie between first paths of blocks, so that each is about as large as a run."""
+    firsts = sorted(block.first_path for run in runs for block in run)
+    edges = [*firsts[:: ROWS_PER_RUN // ROWS_PER_BLOCK], None]
+    for low, high in pairwise(edges):
+        parts = [part for run in runs for part in _between(run, low, high, file)]
+        yield pa.Table.from_batches(parts, SCHEMA).sort_by(_ORDER)
+
+
+def _between(run: list[_Block], low: str, high: str | None, file: IO[bytes]) -> Iterator[pa.RecordBatch]:
+    """The rows of a run whose paths are at least `low` and below `high`; null for no limit."""
+    for block, following in zip(run, [*run[1:], None], strict=True):
+        if (high is not None and block.first_path >= high) or (following is not None and following.first_path < low):
+            continue
+        file.seek(block.offset)
+        rows = pa.ipc.read_record_batch(pa.py_buffer(file.read(block.num_bytes)), SCHEMA)
+        is_inside = pc.greater_equal(rows["path"], low)
+        if high is not None:
+            is_inside = pc.and_(is_inside, pc.less(rows["path"], high))
+        yield rows.filter(is_inside)

@@ -19,12 +19,13 @@ class PlannedShard(NamedTuple):
     """int64: rows of the manifest, in the tar's order."""
 
 
-def plan_shards(splits: np.ndarray, digests: np.ndarray, samples_per_shard: int, seed: int) -> list[PlannedShard]:
+def plan_shards(splits: np.ndarray, contents: np.ndarray, samples_per_shard: int, seed: int) -> list[PlannedShard]:
     """Every record that has a split, exactly once; keys are unique over all splits.
 
-    Inside a split the order is a keyed shuffle, so that whoever reads a tar from its start meets all classes.
+    Inside a split the order is a keyed shuffle of `contents`, uint64 [num_records], the first bytes of the images'
+    digests, so that whoever reads a tar from its start meets all classes.
     """
-    order_keys = _shuffle_keys(digests, seed)
+    order_keys = _shuffle_keys(contents, seed)
     shards, first_key = [], 0
     for code, split in enumerate(SPLITS):
         rows = np.flatnonzero(splits == code)
@@ -37,9 +38,10 @@ def plan_shards(splits: np.ndarray, digests: np.ndarray, samples_per_shard: int,
     return shards
 
 
-def _shuffle_keys(digests: np.ndarray, seed: int) -> np.ndarray:
-    """uint64 [num_records]: the content's digest, mixed with the seed. Source: splitmix64."""
-    mixed = np.ascontiguousarray(digests[:, :8]).view("<u8").ravel() + np.uint64(seed % 2**64)
-    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return mixed ^ (mixed >> np.uint64(31))
+def _shuffle_keys(contents: np.ndarray, seed: int) -> np.ndarray:
+    """uint64 [num_records]: the content, mixed with the seed. Source: splitmix64."""
+    mixed = contents + np.uint64(seed % 2**64)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1)):
+        mixed ^= mixed >> np.uint64(shift)
+        mixed *= np.uint64(factor)
+    return mixed

@@ -14,7 +14,7 @@ from pipeline import stores
 from pipeline.artifacts import Scan
 from pipeline.errors import SourceError
 from pipeline.sharding.folders import find_in_folders
-from pipeline.sharding.manifest import Record, collect_manifest
+from pipeline.sharding.manifest import Manifest, Record, write_manifest
 from pipeline.sharding.members import find_in_tars
 from pipeline.sharding.objects import find_in_store
 from pipeline.sharding.reading import TAR_ROOT
@@ -22,24 +22,29 @@ from pipeline.sharding.tables import TABLE_EXTENSIONS, TableColumns, TableFile, 
 from pipeline.sharding.tarsets import find_tar_set
 
 
-def scan_source(source: str, columns: TableColumns, advance: Callable[[int], None]) -> tuple[pa.Table, Scan]:
-    """The manifest, sorted by path, and its counts. `columns` matter where the source is a table.
+def scan_source(source: str, columns: TableColumns, path: Path, advance: Callable[[int], None]) -> Scan:
+    """Leaves the manifest in `path` and returns its counts. `columns` matter where the source is a table.
 
     Raises SourceError for a source that nothing can be trained on.
     """
     ignored = Counter()
-    records = _records(source, columns, ignored, advance)
-    manifest = collect_manifest(records)
+    write_manifest(_records(source, columns, ignored, advance), path)
+    manifest = Manifest(path)
+    num_bytes, by_class, by_split = 0, Counter(), Counter()
+    for batch in manifest.batches("num_bytes", "class_name", "split"):
+        num_bytes += pc.sum(batch["num_bytes"]).as_py()
+        by_class.update(_counts(batch["class_name"]))
+        by_split.update(_counts(batch["split"].drop_null()))
     counts = Scan(
         source=source,
         num_records=manifest.num_rows,
-        num_bytes=pc.sum(manifest["num_bytes"]).as_py() or 0,
-        class_counts=_counts(manifest["class_name"]),
-        split_counts=_counts(manifest["split"].drop_null()),
+        num_bytes=num_bytes,
+        class_counts=dict(sorted(by_class.items())),
+        split_counts=dict(sorted(by_split.items())),
         ignored={reason: count for reason, count in sorted(ignored.items()) if count},
     )
     _check(counts)
-    return manifest, counts
+    return counts
 
 
 def image_root(source: str) -> str:
@@ -116,9 +121,5 @@ def _check(counts: Scan) -> None:
         )
 
 
-def _counts(column: pa.ChunkedArray) -> dict[str, int]:
-    return {item["values"]: item["counts"] for item in sorted(pc.value_counts(column).to_pylist(), key=_value)}
-
-
-def _value(item: dict) -> str:
-    return item["values"]
+def _counts(column: pa.Array) -> dict[str, int]:
+    return {item["values"]: item["counts"] for item in pc.value_counts(column).to_pylist()}

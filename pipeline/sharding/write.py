@@ -17,6 +17,7 @@ from pipeline.sharding.encode import ChannelSums
 from pipeline.sharding.inspect import Looks, read_spooled
 from pipeline.sharding.plan import KEY_DIGITS
 from pipeline.sharding.reading import read_image
+from pipeline.sharding.records import Facts, FactsFile
 from pipeline.sharding.resume import finish, read_seal, unfinished, write_seal
 from pipeline.sharding.tar import TarWriter
 from pipeline.sharding.workers import Advance
@@ -29,7 +30,7 @@ ENDINGS = ("tar", "npy", "idx")
 
 
 class ShardWork(NamedTuple):
-    """All that a process needs to write one shard; one entry a record in the lists."""
+    """All that a process needs to write one shard."""
 
     folder: Path
     name: str
@@ -41,10 +42,8 @@ class ShardWork(NamedTuple):
     num_classes: int
     rows: np.ndarray
     """int64: rows of the manifest."""
-    paths: list[str]
     labels: list[int]
-    groups: list[str | None]
-    metadata: list[str]
+    """One a row."""
 
 
 class WrittenShard(NamedTuple):
@@ -57,25 +56,26 @@ def write_shard(work: ShardWork, advance: Advance) -> WrittenShard:
     looks = Looks(work.spool, work.num_records).rows(work.rows)
     totals = (tuple(looks[name].sum(axis=0).tolist()) for name in ("values", "squares"))
     sums = ChannelSums(int(looks["num_pixels"].sum()), *totals)
-    digest, seal_path = _digest(work, looks), work.spool / f"{Path(work.name).name}.seal"
+    facts = list(FactsFile(work.spool).rows(work.rows))
+    digest, seal_path = _digest(work, facts, looks), work.spool / f"{Path(work.name).name}.seal"
     seal = read_seal(seal_path)
     shard = _finished(work, seal["shard"]) if seal is not None and seal["work"] == digest else None
     if shard is not None:
         advance(len(looks))
     else:
-        shard = _write(work, looks, advance)
+        shard = _write(work, facts, looks, advance)
         write_seal(seal_path, {"work": digest, "shard": shard.model_dump()})
     return WrittenShard(shard, sums)
 
 
-def _write(work: ShardWork, looks: np.ndarray, advance: Advance) -> Shard:
+def _write(work: ShardWork, facts: list[Facts], looks: np.ndarray, advance: Advance) -> Shard:
     tar_path, table_path, dali_path = (work.folder / f"{work.name}.{ending}" for ending in ENDINGS)
     rows, dali_lines = [], []
     with TarWriter(unfinished(tar_path)) as tar:
         for position, look in enumerate(looks):
             if (position + 1) % IMAGES_PER_REPORT == 0:
                 advance(IMAGES_PER_REPORT)
-            row, dali_line = _add_sample(tar, work, position, look)
+            row, dali_line = _add_sample(tar, work, position, facts[position], look)
             rows.append(row)
             dali_lines.append(dali_line)
     advance(len(looks) % IMAGES_PER_REPORT)
@@ -96,9 +96,9 @@ def _write(work: ShardWork, looks: np.ndarray, advance: Advance) -> Shard:
     )
 
 
-def _digest(work: ShardWork, looks: np.ndarray) -> str:
+def _digest(work: ShardWork, facts: list[Facts], looks: np.ndarray) -> str:
     """Of all that decides the shard's bytes."""
-    decides = (work.name, work.first_key, work.num_classes, work.paths, work.labels, work.groups, work.metadata)
+    decides = (work.name, work.first_key, work.num_classes, work.labels, facts)
     return hashlib.sha256(json.dumps(decides).encode() + looks.tobytes()).hexdigest()
 
 
@@ -111,12 +111,12 @@ def _finished(work: ShardWork, sealed: dict) -> Shard | None:
     return shard if is_whole else None
 
 
-def _image_bytes(work: ShardWork, position: int, look: np.void) -> bytes:
+def _image_bytes(work: ShardWork, position: int, path: str, look: np.void) -> bytes:
     if look["spool_bytes"]:
         return read_spooled(work.spool, int(work.rows[position]), look)
-    changed = f"{work.paths[position]} changed while it was being sharded; let the source rest and run this again."
+    changed = f"{path} changed while it was being sharded; let the source rest and run this again."
     try:
-        data = read_image(work.image_root, work.paths[position])
+        data = read_image(work.image_root, path)
     except ImageError as exc:
         raise SourceError(changed) from exc
     if hashlib.sha256(data).digest() != look["sha256"].tobytes():
@@ -124,21 +124,21 @@ def _image_bytes(work: ShardWork, position: int, look: np.void) -> bytes:
     return data
 
 
-def _add_sample(tar: TarWriter, work: ShardWork, position: int, look: np.void) -> tuple[tuple, str]:
+def _add_sample(tar: TarWriter, work: ShardWork, position: int, facts: Facts, look: np.void) -> tuple[tuple, str]:
     """The sample's row in the table (SAMPLE_DTYPE) and its line in the DALI index."""
     key, label = work.first_key + position, work.labels[position]
-    facts = {
-        "path": work.paths[position],
+    says = {
+        "path": facts.path,
         "sha256": look["sha256"].tobytes().hex(),
         "height": int(look["height"]),
         "width": int(look["width"]),
-        "group": work.groups[position],
-        "metadata": json.loads(work.metadata[position]),
+        "group": facts.group,
+        "metadata": json.loads(facts.metadata),
     }
     members = {
-        IMAGE_EXTENSION: _image_bytes(work, position, look),
+        IMAGE_EXTENSION: _image_bytes(work, position, facts.path, look),
         "cls": str(label).encode(),
-        "json": json.dumps(facts, sort_keys=True, separators=(",", ":")).encode(),
+        "json": json.dumps(says, sort_keys=True, separators=(",", ":")).encode(),
     }
     names = {extension: f"{key:0{KEY_DIGITS}d}.{extension}" for extension in members}
     offsets = {extension: tar.add(names[extension], data) for extension, data in members.items()}

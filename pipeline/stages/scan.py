@@ -10,7 +10,6 @@ from pipeline.stages import layout
 def scan(data: params.Data, demo: params.Demo) -> None:
     from rich import print as show
 
-    from pipeline.sharding.manifest import write_manifest
     from pipeline.sharding.scan import scan_source
     from pipeline.sharding.tables import TableColumns
     from pipeline.stages.progress import progress
@@ -25,8 +24,7 @@ def scan(data: params.Data, demo: params.Demo) -> None:
         source, columns = str(layout.DEMO / "records.csv"), TableColumns("image", "label", None, None, ("difficulty",))
     with publishing(layout.MANIFEST, layout.SCAN) as (manifest_path, counts_path):
         with progress("scanning") as advance:
-            manifest, counts = scan_source(source, columns, advance)
-        write_manifest(manifest, manifest_path)
+            counts = scan_source(source, columns, manifest_path, advance)
         counts.write(counts_path)
     given = ", ".join(f"{count:,} {split}" for split, count in counts.split_counts.items()) or "to be split by hash"
     show(

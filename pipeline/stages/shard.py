@@ -13,7 +13,7 @@ def shard(data: params.Data, split: params.Split, shards: params.Shards, audit: 
     from pipeline.artifacts import file_sha256
     from pipeline.sharding.audit import AuditRule, refusal, warnings
     from pipeline.sharding.build import ShardForm, SplitRule, build_shard_set
-    from pipeline.sharding.manifest import read_manifest
+    from pipeline.sharding.manifest import Manifest
     from pipeline.sharding.resume import open_work
     from pipeline.sharding.scan import image_root
     from pipeline.stages.progress import progress
@@ -28,7 +28,7 @@ def shard(data: params.Data, split: params.Split, shards: params.Shards, audit: 
         audit.policies,
     )
     root = layout.DEMO if data.source == "demo" else image_root(data.source)
-    manifest = read_manifest(layout.MANIFEST)
+    manifest = Manifest(layout.MANIFEST)
     with publishing(layout.SHARDS, layout.AUDIT, layout.REJECTS) as (folder, audit_path, rejects_path):
         folder.mkdir()
         built = build_shard_set(

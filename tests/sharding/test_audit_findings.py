@@ -1,7 +1,6 @@
 from typing import get_args
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,6 +17,7 @@ from pipeline.sharding.audit import (
     refusal,
     warnings,
 )
+from pipeline.sharding.groups import alone, group_equal
 
 RULE = AuditRule(0.01, 6, 16, 10.0, 0, dict.fromkeys(EXPLANATIONS, "warn"))
 
@@ -25,19 +25,22 @@ RULE = AuditRule(0.01, 6, 16, 10.0, 0, dict.fromkeys(EXPLANATIONS, "warn"))
 def audit_of(contents: list[tuple[int, ...]], labels: list[int] | None = None, rule: AuditRule = RULE, **columns):
     """Of samples whose digests are made of four words each; nothing is special about them but what is said."""
     num_samples = len(contents)
+    digests = np.array(contents, ">u8").reshape(-1, 4).view(np.uint8)
+    look = {name: np.full(num_samples, 99) for name in ("height", "width", "brightness", "contrast")}
     samples = Samples(
-        paths=pa.chunked_array([[f"{row}.jpg" for row in range(num_samples)]], pa.string()),
         labels=np.array(labels or [0] * num_samples, np.int32),
         splits=np.zeros(num_samples, np.int8),
-        groups=pa.chunked_array([[None] * num_samples], pa.string()),
-        digests=np.array(contents, ">u8").reshape(-1, 4).view(np.uint8),
-        alike=np.arange(num_samples),
-        sizes=np.full((num_samples, 2), 99, np.int32),
-        brightnesses=np.full(num_samples, 99, np.float32),
-        contrasts=np.full(num_samples, 99, np.float32),
+        equal=group_equal(digests.reshape(-1, 4, 8)[:, 0].copy().view("<u8")[:, 0], digests.__getitem__),
+        alike=alone(num_samples),
+        together=alone(num_samples),
+        look={**look, **{name: columns.pop(name) for name in look if name in columns}}.__getitem__,
         kinds={"JPEG YCbCr": num_samples},
+        paths=lambda rows: [f"{row}.jpg" for row in rows],
     )
-    return audit_samples(samples._replace(**columns), ["a", "b"], [], num_samples, rule)
+    rejects = [Reject(path="x.jpg", reason="truncated", detail="")] * int(
+        (columns.get("splits", samples.splits) < 0).sum()
+    )
+    return audit_samples(samples._replace(**columns), ["a", "b"], rejects, num_samples, rule)
 
 
 def different(num_samples: int) -> list[tuple[int, ...]]:
@@ -66,7 +69,7 @@ def test_one_image_under_two_labels():
 
 def test_what_is_alike_is_told_from_what_is_equal():
     contents = [(0, 0, 0, 0), (0, 0, 0, 0), (1, 0, 0, 0), (2, 0, 0, 0), (3, 0, 0, 0)]
-    alike, splits = np.array([0, 0, 2, 3, 3]), np.array([0, 1, 0, 0, 2], np.int8)
+    alike, splits = np.array([0, 0, 2, 3, 3], np.int32), np.array([0, 1, 0, 0, 2], np.int8)
     found = audit_of(contents, [0, 0, 0, 0, 1], alike=alike, splits=splits).findings
     assert found["duplicates"].examples == found["leakage"].examples == [["0.jpg", "1.jpg"]]
     for name in ("near_duplicates", "near_leakage", "contradictory_near_labels"):
@@ -75,17 +78,18 @@ def test_what_is_alike_is_told_from_what_is_equal():
 
 
 def test_a_group_in_two_splits():
-    groups = pa.chunked_array([["x", "x", None, None, "y"]])
-    found = audit_of(different(5), groups=groups, splits=np.array([0, 2, 0, 1, 1], np.int8)).findings
+    together = np.array([0, 0, 2, 3, 4], np.int32)
+    found = audit_of(different(5), together=together, splits=np.array([0, 2, 0, 1, 1], np.int8)).findings
     assert found["group_leakage"].examples == [["0.jpg", "1.jpg"]]
 
 
 def test_images_that_are_odd_on_their_own():
     found = audit_of(
         different(3),
-        sizes=np.array([[15, 99], [99, 15], [16, 16]], np.int32),
-        brightnesses=np.array([9.9, 10.0, 99], np.float32),
-        contrasts=np.array([99, 99, 1.9], np.float32),
+        height=np.array([15, 99, 16], np.int32),
+        width=np.array([99, 15, 16], np.int32),
+        brightness=np.array([9.9, 10.0, 99], np.float32),
+        contrast=np.array([99, 99, 1.9], np.float32),
     ).findings
     assert found["tiny_images"].examples == [["0.jpg"], ["1.jpg"]]
     assert found["dark_images"].examples == [["0.jpg"]]
@@ -125,9 +129,22 @@ def test_every_finding_has_a_policy_among_the_params_and_an_explanation():
     assert {*get_args(sections.Finding)} == EXPLANATIONS.keys() == audit_of([]).findings.keys()
 
 
+def test_a_reject_is_in_no_finding_and_no_count():
+    contents, splits = [(0, 0, 0, 0)] * 3 + different(3), np.array([0, 0, -1, 0, -1, 2], np.int8)
+    leaders = np.array([0, 1, 2, 3, 3, 3], np.int32)
+    height = np.array([99, 99, 0, 99, 0, 50])
+    audit = audit_of(contents, [0, 0, 1, 1, 1, 1], splits=splits, alike=leaders, together=leaders, height=height)
+    assert audit.findings["duplicates"].examples == [["0.jpg", "1.jpg", "3.jpg"]]
+    assert audit.findings["near_leakage"].examples == audit.findings["group_leakage"].examples == [["3.jpg", "5.jpg"]]
+    assert (audit.num_samples, audit.num_rejects, audit.samples_by_class) == (4, 2, {"a": 2, "b": 2})
+    assert audit.findings["tiny_images"].num_images == audit.findings["dark_images"].num_images == 0
+    assert audit.height_px == {"min": 50, "median": 99, "max": 99}
+
+
 def test_counts_that_do_not_add_up_are_our_bug():
+    samples = Samples(*[np.zeros(2, np.int32)] * 5, None, {}, None)
     with pytest.raises(AssertionError, match="neither sample nor reject"):
-        audit_of(different(2), labels=[0])
+        audit_samples(samples, ["a"], [], 3, RULE)
 
 
 def with_rejects(num_rejects: int, num_records: int) -> Audit:

@@ -5,12 +5,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from image_folders import AUDIT_RULE, BY_FOLDERS, FORM, SPLIT_RULE, build, files_of, silent, two_classes
+from image_folders import AUDIT_RULE, FORM, SPLIT_RULE, build, files_of, scanned, silent, two_classes
 
 from pipeline.sharding import inspect, write
 from pipeline.sharding.build import build_shard_set
 from pipeline.sharding.resume import finish, open_work, read_seal, unfinished, write_seal
-from pipeline.sharding.scan import scan_source
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +44,7 @@ def work(source, tmp_path, monkeypatch) -> Path:
 
 
 def again(source: Path, work: Path, folder: Path, split_rule=SPLIT_RULE) -> dict[str, bytes]:
-    manifest, _ = scan_source(str(source), BY_FOLDERS, lambda count: None)
+    manifest = scanned(source, folder.with_suffix(".manifest"))
     work.mkdir(exist_ok=True)
     folder.mkdir()
     form = FORM._replace(short_side_px=8)

@@ -5,10 +5,10 @@ import socket
 from pathlib import Path
 
 import pytest
+from image_folders import scan, scanned
 
 from pipeline.artifacts import unescape_path
 from pipeline.errors import SourceError
-from pipeline.sharding.manifest import read_manifest, write_manifest
 from pipeline.sharding.scan import image_root, scan_source
 from pipeline.sharding.tables import TableColumns
 
@@ -21,10 +21,6 @@ def fill(root: Path, *names: str) -> str:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"not looked at")
     return str(root)
-
-
-def scan(source: str):
-    return scan_source(source, UNUSED, lambda count: None)
 
 
 def paths(source: str) -> list[str]:
@@ -133,11 +129,10 @@ def test_every_name_is_there_once_and_can_be_recovered(tmp_path):
 def test_the_manifest_is_the_same_bytes_until_something_changes(tmp_path):
     source = fill(tmp_path / "set", *(f"{label}/{number}.jpg" for label in "ab" for number in range(50)))
     for name in ("first", "second"):
-        write_manifest(scan(source)[0], tmp_path / name)
+        assert scanned(source, tmp_path / name).num_rows == 100
     assert (tmp_path / "first").read_bytes() == (tmp_path / "second").read_bytes()
-    assert read_manifest(tmp_path / "first").num_rows == 100
     os.utime(tmp_path / "set/a/3.jpg", ns=(1, 1))
-    write_manifest(scan(source)[0], tmp_path / "second")
+    scanned(source, tmp_path / "second")
     assert (tmp_path / "first").read_bytes() != (tmp_path / "second").read_bytes()
 
 
@@ -152,8 +147,8 @@ def test_no_image_is_opened(tmp_path):
 
 def test_advance_is_told_of_every_file(tmp_path):
     done = []
-    source = fill(tmp_path, *(f"a/{number}.jpg" for number in range(1003)), "b/1.jpg", "b/1.txt")
-    scan_source(source, UNUSED, done.append)
+    source = fill(tmp_path / "set", *(f"a/{number}.jpg" for number in range(1003)), "b/1.jpg", "b/1.txt")
+    scan_source(source, UNUSED, tmp_path / "manifest", done.append)
     assert done == [1000, 3, 2]
 
 
@@ -208,5 +203,5 @@ def test_a_folder_that_cannot_be_listed(tmp_path, monkeypatch):
 
 
 def test_arrays_are_counted_under_a_name_of_their_own(tmp_path):
-    _, counts = scan_source(str(fill(tmp_path, "a/1.jpg", "b/2.jpg", "a/3.npy")), UNUSED, lambda count: None)
+    _, counts = scan(fill(tmp_path, "a/1.jpg", "b/2.jpg", "a/3.npy"))
     assert counts.ignored == {"npy_array": 1}

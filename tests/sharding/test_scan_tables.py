@@ -4,12 +4,13 @@ import csv
 import json
 from pathlib import Path
 
+import image_folders
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import SourceError
-from pipeline.sharding.scan import image_root, scan_source
+from pipeline.sharding.scan import image_root
 from pipeline.sharding.tables import TableColumns
 
 COLUMNS = TableColumns("image", "label", "split", "patient", ("site", "age"))
@@ -43,7 +44,7 @@ def write(folder: Path, kind: str, rows: list[dict]) -> str:
 
 
 def scan(source: str, columns: TableColumns = COLUMNS):
-    return scan_source(source, columns, lambda count: None)
+    return image_folders.scan(source, columns)
 
 
 @pytest.mark.parametrize("kind", ["csv", "tsv", "parquet", "jsonl"])

@@ -11,13 +11,12 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from image_folders import AUDIT_RULE, BY_FOLDERS, FORM, build, files_of, fill, jpeg, silent, two_classes
+from image_folders import AUDIT_RULE, FORM, build, files_of, fill, jpeg, scanned, silent, two_classes
 from PIL import Image
 
 from pipeline.artifacts import SPLITS, Index, read_sample_table, unescape_path
 from pipeline.errors import SourceError
 from pipeline.sharding.build import ShardForm, SplitRule, build_shard_set
-from pipeline.sharding.scan import scan_source
 from pipeline.sharding.tables import TableColumns
 
 
@@ -155,7 +154,7 @@ def test_a_file_that_vanished_after_the_scan_is_a_reject(tmp_path):
     source = two_classes(tmp_path / "source", 5)
     (source / "dog/gone.jpg").symlink_to(tmp_path / "target.jpg")
     (tmp_path / "target.jpg").write_bytes(jpeg(1))
-    manifest, _ = scan_source(str(source), BY_FOLDERS, lambda count: None)
+    manifest = scanned(source, tmp_path / "manifest")
     (tmp_path / "target.jpg").unlink()
     (tmp_path / "shards").mkdir()
     built = build_shard_set(

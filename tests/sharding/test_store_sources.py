@@ -6,6 +6,7 @@ from multiprocessing import forkserver
 from pathlib import Path
 
 import fsspec
+import image_folders
 import pytest
 from image_folders import BY_FOLDERS, build, files_of, jpeg, two_classes
 from s3_server import environment, s3_server
@@ -13,7 +14,7 @@ from s3_server import environment, s3_server
 from pipeline import stores
 from pipeline.errors import ImageError, SourceError, StorageError
 from pipeline.sharding.reading import read_image
-from pipeline.sharding.scan import image_root, scan_source
+from pipeline.sharding.scan import image_root
 from pipeline.sharding.tables import TableColumns
 
 TABLE = TableColumns("image", "label", None, None, ())
@@ -47,7 +48,7 @@ def put(address: str, contents: dict[str, bytes]) -> str:
 
 
 def scan(source: str, columns: TableColumns = BY_FOLDERS) -> tuple[list[dict], dict[str, int]]:
-    manifest, counts = scan_source(source, columns, lambda count: None)
+    manifest, counts = image_folders.scan(source, columns)
     return manifest.to_pylist(), counts.ignored
 
 

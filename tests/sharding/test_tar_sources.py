@@ -5,12 +5,13 @@ import json
 import tarfile
 from pathlib import Path
 
+import image_folders
 import pytest
 from image_folders import BY_FOLDERS, build, files_of, jpeg, two_classes
 
 from pipeline.errors import ImageError, SourceError
 from pipeline.sharding.reading import read_image
-from pipeline.sharding.scan import image_root, scan_source
+from pipeline.sharding.scan import image_root
 from pipeline.sharding.tables import TableColumns
 
 
@@ -38,7 +39,7 @@ def samples_of(folder: Path) -> list[tuple[str, str, str]]:
 
 
 def scan(source: object, columns: TableColumns = BY_FOLDERS) -> tuple[list[dict], dict[str, int]]:
-    manifest, counts = scan_source(str(source), columns, lambda count: None)
+    manifest, counts = image_folders.scan(source, columns)
     return manifest.to_pylist(), counts.ignored
 
 
