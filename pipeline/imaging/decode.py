@@ -1,30 +1,35 @@
-"""The one decoder: bytes of an image file -> uint8 RGB pixels, for sharding, training and serving alike.
+"""The one decoder: bytes of an image file -> pixels, for sharding, training and serving alike.
 
-The rules: EXIF orientation is applied; 16 bits keep their upper 8; CMYK and palettes become RGB; transparency lies
-over white; of an animation the first frame counts; colour profiles are ignored. Limits are checked on the header,
-before anything is allocated.
+The rules: EXIF orientation is applied; of a picture 16 bits keep their upper 8, CMYK and palettes become RGB,
+transparency lies over white; of an animation the first frame counts; colour profiles are ignored. An image with other
+channels than grey or colour keeps them and their bits. Limits are checked on the header, before anything is allocated.
 """
 
 import io
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 from PIL import Image
 
 from pipeline.errors import ImageError
+from pipeline.imaging.arrays import decode_array, read_array_header
 from pipeline.imaging.jpeg import MAGIC, ORIENTATION_TAG, decode_jpeg, read_jpeg_header
-from pipeline.imaging.tiff import check_channels
+from pipeline.imaging.tiff import MAGICS as TIFF_MAGICS
+from pipeline.imaging.tiff import decode_bands, read_bands
 
 MAX_PIXELS = 120_000_000
-"""Room for a 108-megapixel phone's photograph: 360 MB decoded."""
+"""Room for a 108-megapixel phone's photograph: 360 MB decoded. Images of other channels get as many bytes."""
+
+BYTES_PER_PIXEL = 3
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "JPEG2000")
 """Pillow's other readers are never tried on foreign bytes."""
 
 WHITE = (255, 255, 255)
-NPY_MAGIC = b"\x93NUMPY"
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
-MAGICS = (MAGIC, PNG_MAGIC, b"RIFF", b"GIF8", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ")
+MAGICS = (MAGIC, PNG_MAGIC, b"RIFF", b"GIF8", *TIFF_MAGICS, b"\0\0\0\x0cjP  ")
 """What begins like this was meant to be an image."""
 
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # Pillow's own check, for the formats whose headers only Pillow reads
@@ -37,7 +42,10 @@ def decode(
     min_short_side_px: int = 0,
     scratch: np.ndarray | None = None,
 ) -> np.ndarray:
-    """uint8 [H, W, 3] RGB, upright and contiguous, owned by the caller.
+    """uint8 [H, W, 3] RGB of a picture, upright and contiguous, owned by the caller.
+
+    A TIFF with other channels than grey, RGB or CMYK, and an array that is neither uint8 grey nor uint8 RGB, come with
+    the channels and the bits that they have: uint8 or uint16 [H, W, C], to be read only.
 
     With `min_short_side_px` a JPEG may come at 1/2, 1/4 or 1/8 of its size, its short side no smaller than that.
     With `scratch`, uint8 [num_bytes], the pixels may lie in it: they are good until it is used again. Memory that was
@@ -49,27 +57,31 @@ def decode(
     if header is not None:
         _check_pixels(header.height, header.width, max_pixels)
         return _upright(decode_jpeg(data, header, min_short_side_px, scratch), header.orientation)
-    check_channels(data)
+    array = read_array_header(data)
+    if array is not None:
+        _check_bytes(array.height, array.width, array.num_bytes, max_pixels)
+        return _repeat_grey(decode_array(data, array))
+    bands = read_bands(data)
+    if bands is not None:
+        _check_bytes(bands.height, bands.width, bands.num_bytes, max_pixels)
+        with _translating():
+            return _upright(decode_bands(data, bands), bands.orientation)
     with _open(data) as image:
         _check_pixels(image.height, image.width, max_pixels)
         _check_whole(data)
-        try:
+        with _translating():
             image.load()
             return _upright(_to_rgb(image), _orientation(image))
-        except (ImageError, MemoryError):
-            raise
-        except Exception as exc:  # Pillow's readers raise all kinds of errors on damaged bytes
-            raise _damaged(exc) from exc
 
 
 def read_size(data: bytes) -> tuple[int, int]:
     """(height, width) of the upright image, from the header alone.
 
-    Raises ImageError with the reason empty_file or not_an_image.
+    Raises ImageError as `decode` does for headers.
     """
-    header = read_jpeg_header(data)
+    header = read_jpeg_header(data) or read_array_header(data) or read_bands(data)
     if header is not None:
-        height, width, orientation = header.height, header.width, header.orientation
+        height, width, orientation = header.height, header.width, getattr(header, "orientation", 1)
     else:
         with _open(data) as image:
             height, width = image.height, image.width
@@ -79,13 +91,19 @@ def read_size(data: bytes) -> tuple[int, int]:
 
 
 def read_kind(data: bytes) -> str:
-    """Format and kind of pixels, from the header alone: `JPEG YCbCr`, `PNG RGBA`.
+    """Format and kind of pixels, from the header alone: `JPEG YCbCr`, `PNG RGBA`, `TIFF 5 uint16`.
 
-    Raises ImageError with the reason empty_file or not_an_image.
+    Raises ImageError as `decode` does for headers.
     """
     header = read_jpeg_header(data)
     if header is not None:
         return f"JPEG {header.colorspace}"
+    array = read_array_header(data)
+    if array is not None:
+        return f"NPY {array.num_channels} {array.dtype.name}"
+    bands = read_bands(data)
+    if bands is not None:
+        return f"TIFF {bands.num_channels} {bands.dtype}"
     with _open(data) as image:
         return f"{image.format} {image.mode}"
 
@@ -100,14 +118,11 @@ def _open(data: bytes) -> Image.Image:
     except MemoryError:
         raise
     except Exception as exc:
-        if data.startswith(NPY_MAGIC):
-            raise ImageError(
-                "unsupported_channels",
-                "The file is a NumPy array, which is not read; choose the bands and write them as RGB or grey images.",
-            ) from exc
         if data.startswith(MAGICS):
             raise ImageError("damaged", "The image is damaged: its header cannot be read.") from exc
-        raise ImageError("not_an_image", f"The bytes are no image of a known format ({', '.join(FORMATS)}).") from exc
+        raise ImageError(
+            "not_an_image", f"The bytes are no image of a known format ({', '.join(FORMATS)}, NPY)."
+        ) from exc
 
 
 def _check_pixels(height: int, width: int, max_pixels: int) -> None:
@@ -115,6 +130,21 @@ def _check_pixels(height: int, width: int, max_pixels: int) -> None:
         raise ImageError(
             "too_many_pixels", f"The image has {width} x {height} pixels, more than the {max_pixels} that are decoded."
         )
+
+
+def _check_bytes(height: int, width: int, num_bytes: int, max_pixels: int) -> None:
+    if num_bytes > max_pixels * BYTES_PER_PIXEL:
+        raise ImageError(
+            "too_many_pixels",
+            f"The image has {width} x {height} pixels and takes {num_bytes} bytes, more than the "
+            f"{max_pixels * BYTES_PER_PIXEL} that are decoded; cut it into smaller ones.",
+        )
+
+
+def _repeat_grey(image_HWC: np.ndarray) -> np.ndarray:
+    """Eight bits of grey become RGB, as in every other format; nothing else does."""
+    is_grey = image_HWC.dtype == np.uint8 and image_HWC.shape[2] == 1
+    return np.repeat(image_HWC, 3, axis=2) if is_grey else image_HWC
 
 
 def _check_whole(data: bytes) -> None:
@@ -134,6 +164,16 @@ def _check_whole(data: bytes) -> None:
         if is_critical and zlib.crc32(memoryview(data)[position + 4 : checked_end]) != crc:
             raise ImageError("damaged", f"The PNG is damaged: the checksum of its {kind.decode('latin-1')} is wrong.")
         position = checked_end + 4
+
+
+@contextmanager
+def _translating() -> Iterator[None]:
+    try:
+        yield
+    except (ImageError, MemoryError):
+        raise
+    except Exception as exc:  # Pillow's readers raise all kinds of errors on damaged bytes
+        raise _damaged(exc) from exc
 
 
 def _damaged(exc: Exception) -> ImageError:

@@ -7,6 +7,9 @@ size alone.
 import cv2
 import numpy as np
 
+_CHANNELS_AT_ONCE = 4
+"""INTER_AREA takes no more (OpenCV 5.0)."""
+
 cv2.setNumThreads(0)  # the threads of the loader and the processes of sharding are the only ones
 
 
@@ -28,33 +31,43 @@ def limit_short_side(image_HWC: np.ndarray, short_side_px: int) -> np.ndarray:
 def crop_and_resize(
     image_HWC: np.ndarray, top: int, left: int, height: int, width: int, side_px: int, out: np.ndarray | None = None
 ) -> np.ndarray:
-    """uint8 [side_px, side_px, C]: the rectangle stretched to a square; `out` itself when it is given."""
+    """[side_px, side_px, C]: the rectangle stretched to a square; `out` itself when it is given."""
     return resize(image_HWC[top : top + height, left : left + width], side_px, side_px, out)
 
 
 def evaluation_view(image_HWC: np.ndarray, side_px: int, out: np.ndarray | None = None) -> np.ndarray:
-    """uint8 [side_px, side_px, C]: the largest centre square, resized (timm's crop_pct 1.0)."""
+    """[side_px, side_px, C]: the largest centre square, resized (timm's crop_pct 1.0)."""
     height, width = image_HWC.shape[:2]
     side = min(height, width)
     return crop_and_resize(image_HWC, (height - side) // 2, (width - side) // 2, side, side, side_px, out)
 
 
 def resize(image_HWC: np.ndarray, height: int, width: int, out: np.ndarray | None = None) -> np.ndarray:
-    """uint8 [height, width, C]; `out` itself when it is given, the image itself when nothing is to be done."""
+    """[height, width, C] of the same type; `out` itself when it is given, the image itself when nothing is to be
+    done."""
+    num_channels = image_HWC.shape[2]
     if image_HWC.shape[:2] == (height, width):
         resized_HWC = image_HWC
+    elif num_channels <= _CHANNELS_AT_ONCE:
+        resized_HWC = _resize(image_HWC, height, width, out)
     else:
-        shrink_y, shrink_x = image_HWC.shape[0] / height, image_HWC.shape[1] / width
-        way = cv2.INTER_AREA if min(shrink_y, shrink_x) >= 1 else cv2.INTER_LINEAR
-        if 1 <= min(shrink_y, shrink_x) <= max(shrink_y, shrink_x) < 2:
-            image_HWC, way = _smooth(image_HWC, shrink_y, shrink_x), cv2.INTER_LINEAR
-        # OpenCV drops a single channel's axis.
-        resized_HWC = cv2.resize(image_HWC, (width, height), dst=out, interpolation=way).reshape(height, width, -1)
+        starts = range(0, num_channels, _CHANNELS_AT_ONCE)
+        groups = [np.ascontiguousarray(image_HWC[:, :, start : start + _CHANNELS_AT_ONCE]) for start in starts]
+        resized_HWC = np.concatenate([_resize(group_HWC, height, width, None) for group_HWC in groups], axis=2)
     if out is None:
         return np.ascontiguousarray(resized_HWC)
     if not np.may_share_memory(resized_HWC, out):  # OpenCV wrote elsewhere, or had nothing to do
         np.copyto(out, resized_HWC)
     return out
+
+
+def _resize(image_HWC: np.ndarray, height: int, width: int, out: np.ndarray | None) -> np.ndarray:
+    shrink_y, shrink_x = image_HWC.shape[0] / height, image_HWC.shape[1] / width
+    way = cv2.INTER_AREA if min(shrink_y, shrink_x) >= 1 else cv2.INTER_LINEAR
+    if 1 <= min(shrink_y, shrink_x) <= max(shrink_y, shrink_x) < 2:
+        image_HWC, way = _smooth(image_HWC, shrink_y, shrink_x), cv2.INTER_LINEAR
+    # OpenCV drops a single channel's axis.
+    return cv2.resize(image_HWC, (width, height), dst=out, interpolation=way).reshape(height, width, -1)
 
 
 def _smooth(image_HWC: np.ndarray, shrink_y: float, shrink_x: float) -> np.ndarray:
@@ -64,7 +77,7 @@ def _smooth(image_HWC: np.ndarray, shrink_y: float, shrink_x: float) -> np.ndarr
     floats, and as near to Pillow's antialiased resizing (0.84 grey levels either way, 300 photographs).
     """
     kernels = [_kernel(shrink) for shrink in (shrink_x, shrink_y)]
-    smooth_HWC = cv2.sepFilter2D(image_HWC, cv2.CV_8U, *kernels, borderType=cv2.BORDER_REPLICATE)
+    smooth_HWC = cv2.sepFilter2D(image_HWC, -1, *kernels, borderType=cv2.BORDER_REPLICATE)
     return smooth_HWC.reshape(image_HWC.shape)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import simplejpeg
 
 from pipeline.errors import ImageError
+from pipeline.imaging.channels import RGB, channels_of
 from pipeline.imaging.decode import decode, read_size
 from pipeline.imaging.jpeg import read_jpeg_header
 from pipeline.imaging.resizing import resize, size_at_short_side
@@ -66,6 +67,11 @@ class Encoded(NamedTuple):
 def encode(data: bytes, short_side_px: int | None, jpeg_quality: int) -> Encoded:
     """Raises ImageError where `imaging.decode` does, and for what is too long for a JPEG."""
     image_HWC = decode(data, min_short_side_px=short_side_px or 0)
+    if channels_of(image_HWC) != RGB:
+        raise ImageError(
+            "unsupported_channels",
+            f"The image has {channels_of(image_HWC)}; images have 1 or 3: choose the bands and write them as RGB.",
+        )
     height, width = read_size(data)
     # From the source's size: a decoder that scales rounds, and its rounding would be scaled too.
     size = size_at_short_side(height, width, short_side_px) if short_side_px else (height, width)
