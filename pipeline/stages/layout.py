@@ -3,6 +3,8 @@
 from pathlib import Path
 
 PARAMS = Path("params.yaml")
+RECIPES = Path("recipes")
+DVC_LOCK = Path("dvc.lock")
 
 DEMO = Path("data/raw/demo")
 MANIFEST = Path("data/manifest.parquet")

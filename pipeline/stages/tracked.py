@@ -1,11 +1,11 @@
 """A training run's page in MLflow: opened with what it is trained on, ended with how that went."""
 
-import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import params
 from pipeline.artifacts import Index
+from pipeline.stages import origin
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,6 +23,7 @@ def open_tracker(task: "Task", index: Index, tracking: params.Tracking, root: Pa
     from pipeline.tracking import address, mlflow
     from pipeline.tracking.run import Dataset
 
+    origin.leave_difference(task.run.files)
     sections = {
         name: getattr(task, name) for name in ("loading", "augment", "model", "optimizer", "schedule", "training")
     }
@@ -33,23 +34,13 @@ def open_tracker(task: "Task", index: Index, tracking: params.Tracking, root: Pa
         task.run.path,
         name=task.fingerprint,
         params=flat,
-        tags={"fingerprint": task.fingerprint, "index_digest": index.digest, **_git_tags()},
+        tags={"fingerprint": task.fingerprint, "index_digest": index.digest, **origin.tags()},
         dataset=Dataset(
             name="train",
             digest=index.digest,
             class_counts=dict(zip(index.classes, index.class_counts("train"), strict=True)),
         ),
     )
-
-
-def _git_tags() -> dict[str, str]:
-    """The commit, and whether the tree differs from it; nothing where there is no git."""
-    try:
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
-        status = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True, check=True)
-    except (FileNotFoundError, subprocess.CalledProcessError):
-        return {}
-    return {"mlflow.source.git.commit": commit.stdout.strip(), "git_dirty": str(bool(status.stdout.strip())).lower()}
 
 
 def finish(tracker: "Tracker", status: str, run: "RunFolder", console: "Console") -> None:

@@ -72,12 +72,13 @@ def train(
 def train_one_rank(task: "Task", rank: int, world_size: int, device: str) -> None:
     """The body that a launcher starts; a module's function, so that it can be sent to another process."""
     from pipeline.tracking import spool
+    from pipeline.tracking.machine import WithMachine
     from pipeline.training.fit import train_rank
     from pipeline.training.task import Place
 
-    def open_sink(path: Path, position: int) -> spool.Spool:
+    def open_sink(path: Path, position: int) -> WithMachine:
         spool.truncate_after(path, position)
-        return spool.Spool(path)
+        return WithMachine(spool.Spool(path), task.run.path)
 
     train_rank(task, Place(rank, world_size, device), open_sink)
 

@@ -15,6 +15,8 @@ import pydantic
 RUN_FILE = "mlflow_run.json"
 SENT_FILE = "mlflow_sent.json"
 SPOOL_FILE = "metrics.jsonl"
+FILES_FOLDER = "files"
+"""What lies in it becomes the run's artifacts; a file appears in it whole and never changes."""
 
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 
@@ -75,6 +77,8 @@ class SentRecord(_Record):
     offset: int = 0
     last_steps: dict[str, int] = {}
     """The last step sent, by metric."""
+    files: list[str] = []
+    """Names of those sent."""
     status: Status = "RUNNING"
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.tracking import spool
-from pipeline.tracking.run import RUN_FILE, SENT_FILE, SPOOL_FILE, RunRecord, SentRecord, Status
+from pipeline.tracking.run import FILES_FOLDER, RUN_FILE, SENT_FILE, SPOOL_FILE, RunRecord, SentRecord, Status
 from pipeline.tracking.store import connect, find_or_create_experiment
 
 if TYPE_CHECKING:
@@ -47,12 +47,13 @@ class Sender:
             self.record.write(self._folder / RUN_FILE)
 
     def advance(self, committed_step: int, status: Status) -> None:
-        """Opens the run, sends every committed line, and ends the run when `status` is a final one."""
+        """Opens the run, sends every committed line and every file, and ends the run when `status` is a final one."""
         if self._client is None:
             self._client = connect(self.uri)
         if not self.is_open:
             self._open(self._client)
         self._send(self._client, committed_step)
+        self._send_files(self._client)
         if status != "RUNNING":
             self._client.set_terminated(self._sent.run_id, status)
             self._mark_sent(status=status)
@@ -137,6 +138,12 @@ class Sender:
             for batch in range(0, len(metrics), MAX_METRICS_PER_BATCH):
                 client.log_batch(self._sent.run_id, metrics=metrics[batch : batch + MAX_METRICS_PER_BATCH])
             self._mark_sent(generation=end.generation, offset=end.offset, last_steps=last_steps)
+
+    def _send_files(self, client: "mlflow.MlflowClient") -> None:
+        for path in sorted((self._folder / FILES_FOLDER).glob("[!.]*")):
+            if path.name not in self._sent.files:
+                client.log_artifact(self._sent.run_id, str(path))
+                self._mark_sent(files=[*self._sent.files, path.name])
 
     def _mark_sent(self, **fields: object) -> None:
         self._sent = self._sent.model_copy(update=fields)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pipeline.loading import batches
 from pipeline.loading.augment import Augmentation
 from pipeline.loading.read import SplitReader
+from pipeline.training.picture import drawing_first
 from pipeline.training.record import Record
 from pipeline.training.task import Place, Task
 
@@ -40,6 +41,8 @@ class TrainingFeed:
             first_step=first_step,
             num_workers=self._task.loading.workers_per_rank,
         )
+        if self._place.rank == 0 and self._position() == 0:
+            made = drawing_first(made, self._task.run.files / "augmented_batch.png", self._reader.index.classes)
         return self._timed(made)
 
     def _timed(self, made: Iterator[batches.Batch]) -> Iterator[batches.Batch]:

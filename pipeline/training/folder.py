@@ -60,6 +60,11 @@ class RunFolder:
         return self.path / "metrics.jsonl"
 
     @property
+    def files(self) -> Path:
+        """What the run's page in MLflow shows besides curves."""
+        return self.path / "files"
+
+    @property
     def notices(self) -> Path:
         """What rank 0 has to say to the person at the driver, a line each."""
         return self.path / "notices.txt"

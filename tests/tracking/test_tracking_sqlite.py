@@ -73,6 +73,24 @@ def test_a_run_shows_what_people_look_for(client, uri, start, tmp_path):
     assert run.info.artifact_uri.startswith((store.address.sqlite_file(uri).parent / "mlruns").as_uri())
 
 
+def test_files_of_the_run_become_artifacts_once(client, start, tmp_path, monkeypatch):
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "first.txt").write_text("1")
+    (tmp_path / "files" / ".half.partial").write_text("not yet")
+    tracker = start()
+    (tmp_path / "files" / "later.txt").write_text("2")
+    assert tracker.finish("KILLED", 30)
+    sent = []
+    log_artifact = type(client).log_artifact
+    monkeypatch.setattr(type(client), "log_artifact", lambda *given: (sent.append(given[2]), log_artifact(*given)))
+    (tmp_path / "files" / "last.txt").write_text("3")
+    again = start()
+    assert again.finish("FINISHED", 30)
+    assert [name.rpartition("/")[2] for name in sent] == ["last.txt"]
+    listed = [file.path for file in client.list_artifacts(again.run_id)]
+    assert sorted(listed) == ["first.txt", "last.txt", "later.txt"]
+
+
 def test_only_committed_steps_leave_and_each_once(client, start, tmp_path):
     tracker = start()
     train(tmp_path, range(50))
