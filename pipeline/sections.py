@@ -3,7 +3,7 @@
 Every key is required and unknown keys are refused. The docstring under a field gives its unit and its special values.
 """
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import pydantic
 from pydantic import Field
@@ -128,7 +128,9 @@ class Augment(Section):
 
 class Model(Section):
     backbone: str
-    """Any timm classifier, by name."""
+    """`convoynet`, `lenet5`, `alexnet`, or any timm classifier, by name."""
+    options: dict[str, Any]
+    """How the backbone is built: convoynet's options (docs/models.md), or arguments of a timm model, by their names."""
     weights: str
     """`none`, `pretrained` (fetched by timm), or the path of a .safetensors file or of an exported model folder."""
     input_px: PositiveInt

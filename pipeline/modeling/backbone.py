@@ -1,36 +1,45 @@
-"""Any timm classifier by name, with the weights it starts from: none, timm's pretrained ones, or a local file.
+"""A classifier by name: convoynet, the classics of `pipeline.networks`, and all that timm has.
 
-Only safetensors are read; no pickle is ever opened.
+Weights to start from: none, timm's pretrained ones, or a local file. Only safetensors are read, never a pickle.
 """
 
 import difflib
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import safetensors.torch
 import timm
 import torch
 
+import pipeline.networks  # noqa: F401 - LeNet-5 and AlexNet, for timm's registry
 from pipeline.errors import ModelError
+from pipeline.modeling import convoynet
+
+CONVOYNET = "convoynet"
 
 
 def build(
-    backbone: str, *, num_classes: int, input_px: int, weights: str = "none", drop_rate: float = 0.0
+    backbone: str,
+    *,
+    num_classes: int,
+    input_px: int,
+    weights: str = "none",
+    drop_rate: float = 0.0,
+    options: dict[str, Any] | None = None,
 ) -> torch.nn.Module:
     """The classifier on the CPU; images_BCHW float in, logits_BK out. A head for other classes starts anew.
 
-    `weights` is `none`, `pretrained`, a .safetensors file or an exported model's folder. Raises ModelError.
+    `weights` is `none`, `pretrained`, a .safetensors file or an exported model's folder; `options` are those of
+    convoynet or arguments of the timm model. Raises ModelError.
     """
-    check(backbone, weights, input_px)
+    check(backbone, weights, input_px, options)
+    name, arguments = _in_timms_terms(backbone, input_px, options or {})
     try:
         model = timm.create_model(
-            backbone,
-            pretrained=weights == "pretrained",
-            num_classes=num_classes,
-            drop_rate=drop_rate,
-            **_size_options(backbone, input_px),
+            name, pretrained=weights == "pretrained", num_classes=num_classes, drop_rate=drop_rate, **arguments
         )
     except OSError as exc:
         raise ModelError(
@@ -42,32 +51,49 @@ def build(
     return model
 
 
-def check(backbone: str, weights: str, input_px: int) -> None:
-    """Raises ModelError for a name that timm does not have, an input it cannot take and weights that are not there.
+def check(backbone: str, weights: str, input_px: int, options: dict[str, Any] | None = None) -> None:
+    """Raises ModelError for a name that is not known, options or an input it cannot take, and weights not there.
 
     The model is only traced, on the meta device: no memory, no arithmetic.
     """
-    if not timm.is_model(backbone):
-        near = difflib.get_close_matches(backbone, timm.list_models(), n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else "timm.list_models() lists them."
-        raise ModelError(f"model.backbone={backbone} is not a model of timm {timm.__version__}; {hint}")
+    options = options or {}
+    name, arguments = _in_timms_terms(backbone, input_px, options)
+    if weights == "pretrained" and (backbone == CONVOYNET or not timm.get_pretrained_cfg(name).has_weights):
+        raise ModelError(
+            f"model.weights=pretrained, but there are no pretrained weights of {backbone}; use model.weights: none, or "
+            "the .safetensors file or the folder of a model of yours."
+        )
     if weights not in ("none", "pretrained"):
         weights_file(weights)
     try:
         with torch.device("meta"), torch.no_grad():
-            model = timm.create_model(backbone, num_classes=1, **_size_options(backbone, input_px)).eval()
+            model = timm.create_model(name, num_classes=1, drop_rate=0.0, **arguments).eval()
             model(torch.empty(1, 3, input_px, input_px))
-    except (RuntimeError, TypeError, ValueError, AssertionError) as exc:
+    except (RuntimeError, TypeError, ValueError, AssertionError, KeyError, AttributeError) as exc:
+        given = f", model.options={options}" if options else ""
         raise ModelError(
-            f"model.backbone={backbone} cannot take images of model.input_px={input_px}: {exc}. "
-            "Use a multiple of 32, or the size that the backbone was made for."
+            f"model.backbone={backbone} cannot take images of model.input_px={input_px}{given}: {exc}. Use a "
+            "multiple of 32, or the size that the backbone was made for; options are the arguments of timm's constructor."
         ) from exc
 
 
-def _size_options(backbone: str, input_px: int) -> dict[str, int]:
-    """Transformers of a fixed size are told theirs; convolutions take any."""
+def _in_timms_terms(backbone: str, input_px: int, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Timm's name of the backbone, and what its constructor is to be told. Raises ModelError for unknown names."""
+    if backbone == CONVOYNET:
+        unknown = sorted(options.keys() - set(convoynet.OPTIONS))
+        if unknown:
+            raise ModelError(
+                f"model.options.{unknown[0]} is not an option of convoynet; it has {', '.join(convoynet.OPTIONS)}."
+            )
+        return convoynet.ARCHITECTURE, convoynet.arguments(**options)
+    if not timm.is_model(backbone):
+        near = difflib.get_close_matches(backbone, [CONVOYNET, *timm.list_models()], n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else "timm.list_models() lists them, beside convoynet."
+        raise ModelError(f"model.backbone={backbone} is not a model of timm {timm.__version__}; {hint}")
+    # Transformers of a fixed size are told theirs; convolutions take any.
     config = timm.get_pretrained_cfg(backbone, allow_unregistered=True)
-    return {"img_size": input_px} if config.fixed_input_size else {}
+    size = {"img_size": input_px} if config.fixed_input_size else {}
+    return backbone, size | options
 
 
 def weights_file(weights: str) -> Path:

@@ -17,6 +17,7 @@ import timm
 import torch
 from timm.models._hub import save_config_for_hf  # `save_for_hf` cannot write channels_last weights (timm 1.0.31)
 
+import pipeline.networks  # noqa: F401 - LeNet-5 and AlexNet, for timm's registry
 from pipeline.artifacts import file_sha256
 from pipeline.errors import ArtifactError, ModelError
 

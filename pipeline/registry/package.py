@@ -33,6 +33,7 @@ SERVED_MODULES = (
     "artifacts.py",
     "errors.py",
     "imaging",
+    "networks",
     "registry/__init__.py",
     "registry/classify.py",
     "registry/export.py",

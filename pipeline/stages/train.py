@@ -40,7 +40,7 @@ def train(
 
     with publishing(layout.MODEL, layout.RUN, layout.HISTORY) as (model_folder, run_path, history_path):
         index = Index.read(layout.INDEX, made_by="shard")
-        backbone.check(model.backbone, model.weights, model.input_px)
+        backbone.check(model.backbone, model.weights, model.input_px, model.options)
         digest = backbone.weights_digest(model.backbone, model.weights)
         deciding = params.for_fingerprint(loading, augment, model, optimizer, schedule, training)
         name = fingerprint(deciding, index.digest, digest)
@@ -170,6 +170,7 @@ def _export(task: "Task", index: Index, folder: Path) -> None:
         num_classes=len(index.classes),
         input_px=task.model.input_px,
         drop_rate=task.model.drop_rate,
+        options=task.model.options,
     )
     network.load_state_dict(safetensors.torch.load_file(task.run.weights))
     export.write(

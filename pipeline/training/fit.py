@@ -114,6 +114,7 @@ def _build_classifier(
         input_px=task.model.input_px,
         weights=task.model.weights if fresh else "none",
         drop_rate=task.model.drop_rate,
+        options=task.model.options,
     ).to(memory_format=torch.channels_last)
     return Classifier(
         network,

@@ -19,10 +19,11 @@ OURS = {
     "imaging": FOUNDATION,
     "sharding": FOUNDATION | {"imaging"},
     "loading": FOUNDATION | {"imaging"},
-    "modeling": FOUNDATION | {"imaging"},
+    "networks": set(),
+    "modeling": FOUNDATION | {"imaging", "networks"},
     "evaluation": FOUNDATION | {"imaging"},
     "training": FOUNDATION | {"loading", "modeling"},
-    "registry": FOUNDATION | {"imaging"},
+    "registry": FOUNDATION | {"imaging", "networks"},
     "launch": FOUNDATION,
     "tracking": FOUNDATION,
 }

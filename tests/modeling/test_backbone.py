@@ -21,7 +21,7 @@ def test_any_timm_model_takes_the_input_size_and_the_classes(name):
 def test_unknown_names_are_answered_with_near_ones():
     with pytest.raises(ModelError, match=r"model\.backbone=resnet81 is not a model of timm .*did you mean .*resnet18"):
         backbone.check("resnet81", "none", 64)
-    with pytest.raises(ModelError, match=r"model\.backbone=zzzz is not .*timm\.list_models\(\) lists them"):
+    with pytest.raises(ModelError, match=r"model\.backbone=zzzz is not .*list_models\(\) lists them, beside convoynet"):
         backbone.check("zzzz", "none", 64)
 
 
@@ -82,3 +82,18 @@ def test_digests_tell_starting_weights_apart(tmp_path):
     digests = {backbone.weights_digest("test_resnet", str(tmp_path / f"{name}.safetensors")) for name in "ab"}
     digests |= {backbone.weights_digest("test_resnet", weights) for weights in ("none", "pretrained")}
     assert len(digests) == 4
+
+
+def test_options_are_arguments_of_the_timm_model():
+    assert build("resnet18", options={"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8]}).num_features == 8
+
+
+@pytest.mark.parametrize("options", [{"layerz": 1}, {"num_classes": 5}, {"drop_rate": 0.5}])
+def test_an_option_that_timm_does_not_take_is_refused(options):
+    with pytest.raises(ModelError, match=r"input_px=64, model\.options=\{.*argument.*options are the arguments"):
+        backbone.check("resnet18", "none", 64, options)
+
+
+def test_pretrained_weights_that_nobody_has_are_refused():
+    with pytest.raises(ModelError, match=r"there are no pretrained weights of lenet5; use model\.weights: none, or"):
+        backbone.check("lenet5", "pretrained", 32)
