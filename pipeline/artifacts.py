@@ -111,8 +111,9 @@ class Index(Artifact):
     """Class names; the position is the label."""
     image_extension: str
     num_channels: int
+    pixel_dtype: Literal["uint8", "uint16"] = "uint8"
     mean: list[float]
-    """Per channel over the training split, pixels scaled to 0..1."""
+    """Per channel over the training split, pixels scaled to 0..1 by the largest value of their type."""
     std: list[float]
     metadata_columns: list[str]
     splits: dict[str, list[Shard]]

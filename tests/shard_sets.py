@@ -20,11 +20,18 @@ def write(
     side_px: int = 24,
     first_key: int = 0,
     sorted_by_class: bool = False,
+    num_channels: int = 3,
+    pixel_dtype: str = "uint8",
 ) -> Path:
-    """The path of the index over shards of these sizes by split. A class is a colour with noise: learnable at once."""
+    """The path of the index over shards of these sizes by split. A class is a colour with noise: learnable at once.
+
+    Other channels than those of RGB pictures are kept as arrays.
+    """
     classes = [f"class-{label}" for label in range(num_classes)]
     random = np.random.default_rng(0)
-    colors = random.integers(40, 216, (num_classes, 3))
+    colors = random.integers(40, 216, (num_classes, num_channels))
+    is_picture = (num_channels, pixel_dtype) == (3, "uint8")
+    brightest = np.iinfo(pixel_dtype).max
     key = first_key
     splits: dict[str, list[artifacts.Shard]] = {}
     for split in artifacts.SPLITS:
@@ -36,7 +43,11 @@ def write(
                 for i in range(size)
             ]
             images = [
-                np.clip(colors[label] + random.normal(0, 12, (side_px, side_px, 3)), 0, 255).astype(np.uint8)
+                (
+                    np.clip(colors[label] + random.normal(0, 12, (side_px, side_px, num_channels)), 0, 255)
+                    * brightest
+                    / 255
+                ).astype(pixel_dtype)
                 for label in labels
             ]
             splits[split].append(_write_shard(folder, split, number, key, labels, images, classes))
@@ -45,10 +56,11 @@ def write(
     every = [shard for split in splits.values() for shard in split]
     index = artifacts.Index(
         classes=classes,
-        image_extension="jpg",
-        num_channels=3,
-        mean=[0.5, 0.5, 0.5],
-        std=[0.25, 0.25, 0.25],
+        image_extension="jpg" if is_picture else "npy",
+        num_channels=num_channels,
+        pixel_dtype=pixel_dtype,
+        mean=[0.5] * num_channels,
+        std=[0.25] * num_channels,
         metadata_columns=["parity"],
         splits=splits,
         num_records=key - first_key,
@@ -76,18 +88,19 @@ def _write_shard(folder: Path, split: str, number: int, key: int, labels: list[i
                 "group": None,
                 "metadata": {"parity": ("even", "odd")[place % 2]},
             }
+            extension = "jpg" if (image.shape[2], image.dtype) == (3, np.uint8) else "npy"
             members = {
-                "jpg": simplejpeg.encode_jpeg(np.ascontiguousarray(image), quality=90),
+                extension: _encoded(image, extension),
                 "cls": str(label).encode(),
                 "json": json.dumps(detail, sort_keys=True).encode(),
             }
             offsets = {}
-            for extension, data in members.items():
-                info = tarfile.TarInfo(f"{stem}.{extension}")
+            for name_of_member, data in members.items():
+                info = tarfile.TarInfo(f"{stem}.{name_of_member}")
                 info.size = len(data)
-                offsets[extension] = (tar.offset + 512, len(data))
+                offsets[name_of_member] = (tar.offset + 512, len(data))
                 tar.addfile(info, io.BytesIO(data))
-            rows.append((key + place, *offsets["jpg"], *offsets["json"], label))
+            rows.append((key + place, *offsets[extension], *offsets["json"], label))
     np.save(folder / f"{name}.npy", np.array(rows, artifacts.SAMPLE_DTYPE))
     return artifacts.Shard(
         name=name,
@@ -97,3 +110,11 @@ def _write_shard(folder: Path, split: str, number: int, key: int, labels: list[i
         table_sha256=artifacts.file_sha256(folder / f"{name}.npy"),
         class_counts=np.bincount(labels, minlength=len(classes)).tolist(),
     )
+
+
+def _encoded(image: np.ndarray, extension: str) -> bytes:
+    if extension == "jpg":
+        return simplejpeg.encode_jpeg(np.ascontiguousarray(image), quality=90)
+    out = io.BytesIO()
+    np.save(out, image)
+    return out.getvalue()

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
+from pipeline.imaging.channels import as_rgb
 from pipeline.imaging.decode import decode
 from pipeline.imaging.resizing import limit_short_side
 
@@ -51,7 +52,7 @@ def surest_mistakes(
 
 def _picture(data: bytes) -> dict:
     """Encoded anew: small, upright, and free of whatever else the original carried (position, camera, comments)."""
-    image_HWC = limit_short_side(decode(data), SHORT_SIDE_PX)
+    image_HWC = limit_short_side(as_rgb(decode(data)), SHORT_SIDE_PX)
     out = io.BytesIO()
     Image.fromarray(image_HWC).save(out, "JPEG", quality=JPEG_QUALITY, subsampling=0)
     return {

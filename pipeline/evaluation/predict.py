@@ -40,18 +40,20 @@ def predict(
 
     Columns: key, label, predicted, correct, probability (of the predicted class), label_probability, loss (nats),
     rank (of the label, 1 is best), top_labels and top_probabilities (the min(top_k, K) best, best first).
-    `mean` and `std` are per channel for pixels scaled to 0..1; `model` takes normalised float images, its logits are
-    divided by `temperature`.
+    `mean` and `std` are per channel for pixels scaled to 0..1 by the largest value of their type; `model` takes
+    normalised float images, its logits are divided by `temperature`.
 
     Raises ModelError when a logit is no number.
     """
     model = model.to(device=device, memory_format=torch.channels_last)
-    scale_C11 = 1.0 / (255.0 * torch.tensor(std, dtype=torch.float32, device=device).reshape(-1, 1, 1))
-    shift_C11 = -255.0 * torch.tensor(mean, dtype=torch.float32, device=device).reshape(-1, 1, 1) * scale_C11
+    mean_C11, std_C11 = (
+        torch.tensor(each, dtype=torch.float32, device=device).reshape(-1, 1, 1) for each in (mean, std)
+    )
     parts = []
     for batch in batches:
+        scale_C11 = 1.0 / (torch.iinfo(batch.images_BCHW.dtype).max * std_C11)
         images_BCHW = batch.images_BCHW.to(device, non_blocking=True).to(torch.float32)
-        logits_BK = model(torch.addcmul(shift_C11, images_BCHW, scale_C11))
+        logits_BK = model(torch.addcmul(-mean_C11 / std_C11, images_BCHW, scale_C11))
         mask_B = batch.mask_B.to(device)
         columns = _columns(logits_BK[mask_B] / temperature, batch.labels_B.to(device)[mask_B], top_k)
         parts.append({"key": np.asarray(batch.keys_B, np.uint64)[batch.mask_B.numpy()], **columns})

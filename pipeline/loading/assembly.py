@@ -1,17 +1,18 @@
-"""A batch in the making: encoded images in, one uint8 array of pixels out, written by several threads side by side.
+"""A batch in the making: encoded images in, one array of pixels out, written by several threads side by side.
 
 Memory is used again: what the system hands out is cleared page by page, which costs a tenth of decoding a small photo.
-B samples; images are uint8 [H, W, 3].
+B samples; images are [H, W, C], uint8 or uint16: RGB, or what the data set has.
 """
 
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from pipeline.imaging.channels import as_rgb
 from pipeline.imaging.decode import decode, read_size
 from pipeline.loading.read import SplitReader
 
@@ -29,13 +30,17 @@ class Batch:
     """B samples; padding has mask False."""
 
     images_BCHW: torch.Tensor
-    """uint8, channels_last."""
+    """uint8 or uint16, channels_last."""
     labels_B: torch.Tensor
     """int64."""
     mask_B: torch.Tensor
     """bool."""
     keys_B: np.ndarray
     """uint64 sample keys."""
+
+    def pictures(self) -> Iterator[np.ndarray]:
+        """Each image for the eye, uint8 [H, W, 3]."""
+        return (as_rgb(image_HWC) for image_HWC in self.images_BCHW.permute(0, 2, 3, 1).numpy())
 
 
 class Pixels:
@@ -46,14 +51,14 @@ class Pixels:
         self.size = read_size(data)
 
     def decoded(self, min_short_side_px: int = 0) -> np.ndarray:
-        """uint8 [H, W, 3], good until this thread decodes another; see `imaging.decode`."""
+        """[H, W, C], good until this thread decodes another; see `imaging.decode`."""
         if not hasattr(_scratch, "memory"):
             _scratch.memory = np.empty(_SCRATCH_BYTES, np.uint8)
         return decode(self._data, min_short_side_px=min_short_side_px, scratch=_scratch.memory)
 
 
 Render = Callable[[Sequence[Pixels], slice, np.ndarray], None]
-"""Writes images into their places of the batch's array, uint8 [B, side_px, side_px, 3]."""
+"""Writes images into their places of the batch's array, [B, side_px, side_px, C]."""
 
 
 class Pages:
@@ -62,11 +67,11 @@ class Pages:
     def __init__(self):
         self._free: list[np.ndarray] = []
 
-    def take(self, shape: tuple[int, ...]) -> np.ndarray:
-        """uint8, not cleared. Whoever keeps a part of it must keep the array, or a tensor made of it."""
-        memory = self._free.pop() if self._free else np.empty(shape, np.uint8)
-        if memory.shape != shape:
-            memory = np.empty(shape, np.uint8)
+    def take(self, shape: tuple[int, ...], dtype: str = "uint8") -> np.ndarray:
+        """Not cleared. Whoever keeps a part of it must keep the array, or a tensor made of it."""
+        memory = self._free.pop() if self._free else np.empty(shape, dtype)
+        if (memory.shape, memory.dtype) != (shape, dtype):
+            memory = np.empty(shape, dtype)
         lent = memory.view()
         weakref.finalize(lent, self._free.append, memory).atexit = False
         return lent
@@ -88,7 +93,8 @@ class Assembly:
         self._shards, self._rows = reader.locate(numbers)
         self._mask = mask
         self._write = render(self._rows["key"])
-        self._images_BHWC = pages.take((len(numbers), side_px, side_px, 3))
+        index = reader.index
+        self._images_BHWC = pages.take((len(numbers), side_px, side_px, index.num_channels), index.pixel_dtype)
 
     def fill(self, first: int, last: int) -> "Assembly":
         """Decodes and renders places first..last-1; padding, which is last, gets zeros and no decoding."""

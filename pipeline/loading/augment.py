@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
+from pipeline.errors import ParamsError
 from pipeline.imaging.resizing import crop_and_resize
 from pipeline.loading import policy as policies
 
@@ -99,18 +100,40 @@ def at_size(view: View, height: int, width: int, new_height: int, new_width: int
 
 
 def apply(image_HWC: np.ndarray, view: View, side_px: int, out: np.ndarray) -> None:
-    """Writes the view of a decoded image into `out`, uint8 [side_px, side_px, 3]."""
+    """Writes the view of a decoded image into `out`, [side_px, side_px, C] of its type."""
     crop_and_resize(image_HWC, view.top, view.left, view.height, view.width, side_px, out=out)
     if view.flip_horizontal:
-        cv2.flip(out, 1, dst=out)
+        _flip(out, 1)
     if view.flip_vertical:
-        cv2.flip(out, 0, dst=out)
+        _flip(out, 0)
     if view.color is not None:
         cv2.transform(out, _color_matrix(out, *view.color), dst=out)
     if view.chains:
         np.copyto(out, policies.apply(out, view.chains))
     if view.erased is not None:
         policies.erase(out, view.erased)
+
+
+def check(augmentation: Augmentation, num_channels: int, pixel_dtype: str) -> None:
+    """Raises ParamsError for changes of colour where the channels are not those of RGB pictures."""
+    if (num_channels, pixel_dtype) == (3, "uint8"):
+        return
+    wants = {"color_jitter=0.0": augmentation.color_jitter == 0.0, "policy=none": augmentation.policy == "none"}
+    unmet = [f"augment.{key}" for key, is_met in wants.items() if not is_met]
+    if unmet:
+        raise ParamsError(
+            f"augment.color_jitter={augmentation.color_jitter} and augment.policy={augmentation.policy} are for "
+            f"colours, and the images have {num_channels} channels of {pixel_dtype}, not red, green and blue; set "
+            f"{' and '.join(unmet)}. Crops, flips and erasing work on any channels."
+        )
+
+
+def _flip(image_HWC: np.ndarray, axis: int) -> None:
+    """In place."""
+    if image_HWC.shape[2] == 3:
+        cv2.flip(image_HWC, axis, dst=image_HWC)
+    else:  # OpenCV 5 takes no more than 128 channels
+        image_HWC[:] = np.flip(image_HWC, axis)
 
 
 def _crop_boxes(

@@ -17,6 +17,7 @@ import torch
 import pipeline.networks  # noqa: F401 - LeNet-5 and AlexNet, for timm's registry
 from pipeline.errors import ModelError
 from pipeline.modeling import convoynet
+from pipeline.modeling.stem import RGB_CHANNELS, adapt_stems
 
 CONVOYNET = "convoynet"
 
@@ -26,6 +27,7 @@ def build(
     *,
     num_classes: int,
     input_px: int,
+    num_channels: int = RGB_CHANNELS,
     weights: str = "none",
     drop_rate: float = 0.0,
     options: dict[str, Any] | None = None,
@@ -33,13 +35,19 @@ def build(
     """The classifier on the CPU; images_BCHW float in, logits_BK out. A head for other classes starts anew.
 
     `weights` is `none`, `pretrained`, a .safetensors file or an exported model's folder; `options` are those of
-    convoynet or arguments of the timm model. Raises ModelError.
+    convoynet or arguments of the timm model. Weights for RGB images serve other numbers of channels, too: see
+    `stem`. Raises ModelError.
     """
-    check(backbone, weights, input_px, options)
+    check(backbone, weights, input_px, options, num_channels)
     name, arguments = _in_timms_terms(backbone, input_px, options or {})
     try:
         model = timm.create_model(
-            name, pretrained=weights == "pretrained", num_classes=num_classes, drop_rate=drop_rate, **arguments
+            name,
+            pretrained=weights == "pretrained",
+            num_classes=num_classes,
+            in_chans=num_channels,
+            drop_rate=drop_rate,
+            **arguments,
         )
     except OSError as exc:
         raise ModelError(
@@ -51,7 +59,13 @@ def build(
     return model
 
 
-def check(backbone: str, weights: str, input_px: int, options: dict[str, Any] | None = None) -> None:
+def check(
+    backbone: str,
+    weights: str,
+    input_px: int,
+    options: dict[str, Any] | None = None,
+    num_channels: int = RGB_CHANNELS,
+) -> None:
     """Raises ModelError for a name that is not known, options or an input it cannot take, and weights not there.
 
     The model is only traced, on the meta device: no memory, no arithmetic.
@@ -67,13 +81,15 @@ def check(backbone: str, weights: str, input_px: int, options: dict[str, Any] | 
         weights_file(weights)
     try:
         with torch.device("meta"), torch.no_grad():
-            model = timm.create_model(name, num_classes=1, drop_rate=0.0, **arguments).eval()
-            model(torch.empty(1, 3, input_px, input_px))
+            model = timm.create_model(name, num_classes=1, in_chans=num_channels, drop_rate=0.0, **arguments).eval()
+            model(torch.empty(1, num_channels, input_px, input_px))
     except (RuntimeError, TypeError, ValueError, AssertionError, KeyError, AttributeError) as exc:
         given = f", model.options={options}" if options else ""
+        channels = f" with {num_channels} channels" if num_channels != RGB_CHANNELS else ""
         raise ModelError(
-            f"model.backbone={backbone} cannot take images of model.input_px={input_px}{given}: {exc}. Use a "
-            "multiple of 32, or the size that the backbone was made for; options are the arguments of timm's constructor."
+            f"model.backbone={backbone} cannot take images of model.input_px={input_px}{channels}{given}: {exc}. "
+            "Use a multiple of 32, or the size that the backbone was made for; options are the arguments of "
+            "timm's constructor."
         ) from exc
 
 
@@ -130,6 +146,7 @@ def _load(model: torch.nn.Module, backbone: str, file: Path) -> None:
         state = safetensors.torch.load_file(file)
     except safetensors.SafetensorError as exc:
         raise ModelError(f"{file} is no whole safetensors file ({exc}); fetch or export it again.") from exc
+    adapt_stems(state, model, file)
     wanted = model.state_dict()
     head = {name for name in wanted if name.split(".")[0] in _head_names(model)}
     kept = {name: value for name, value in state.items() if name in wanted and value.shape == wanted[name].shape}

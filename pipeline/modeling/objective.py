@@ -10,8 +10,9 @@ FOCAL_GAMMA = 2.0
 
 
 def normalize(images_BCHW: torch.Tensor, mean_C: torch.Tensor, std_C: torch.Tensor) -> torch.Tensor:
-    """uint8 pixels on their device as float: 0..1, minus the mean, over the deviation. Shapes and layout stay."""
-    scale_C = 1.0 / (255.0 * std_C)
+    """uint8 or uint16 pixels on their device as float: 0..1, minus the mean, over the deviation. Shapes and layout
+    stay."""
+    scale_C = 1.0 / (torch.iinfo(images_BCHW.dtype).max * std_C)
     return torch.addcmul(-(mean_C / std_C).view(1, -1, 1, 1), images_BCHW.float(), scale_C.view(1, -1, 1, 1))
 
 

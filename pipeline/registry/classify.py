@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from pipeline.errors import ImageError
-from pipeline.imaging import decode, resizing
+from pipeline.imaging import channels, decode, resizing
 from pipeline.registry import export
 
 IMAGES_PER_BATCH = 32
@@ -29,6 +29,7 @@ class Classifier:
     def __init__(self, folder: Path):
         """Raises ArtifactError for a damaged export."""
         self._export = export.load(folder)
+        self._channels = channels.Channels(self._export.num_channels, self._export.pixel_dtype)
 
     def classify(self, images: Iterable[bytes | ImageError]) -> Iterator[Answer | ImageError]:
         """An answer an image, in order; an ImageError in the place of one that cannot be decoded, or was none."""
@@ -42,7 +43,8 @@ class Classifier:
         if isinstance(data, ImageError):
             return data
         try:
-            return resizing.evaluation_view(decode.decode(data), self._export.input_px)
+            image_HWC = channels.check_channels(decode.decode(data), self._channels)
+            return resizing.evaluation_view(image_HWC, self._export.input_px)
         except ImageError as exc:
             return exc
 
@@ -51,7 +53,8 @@ class Classifier:
             return []
         mean = torch.tensor(self._export.mean).view(1, -1, 1, 1)
         std = torch.tensor(self._export.std).view(1, -1, 1, 1)
-        images_BCHW = torch.from_numpy(np.stack(images_HWC)).permute(0, 3, 1, 2).float().div(255)
+        images_BCHW = torch.from_numpy(np.stack(images_HWC)).permute(0, 3, 1, 2)
+        images_BCHW = images_BCHW.float().div(torch.iinfo(images_BCHW.dtype).max)
         with torch.inference_mode():
             logits_BK = self._export.model((images_BCHW - mean) / std)
             rows_BK = torch.softmax(logits_BK.double() / self._export.temperature, dim=1).tolist()

@@ -40,8 +40,9 @@ class Facts(pydantic.BaseModel):
     """Class names; the position is the label."""
     input_px: int
     num_channels: int
+    pixel_dtype: Literal["uint8", "uint16"] = "uint8"
     mean: list[float]
-    """Per channel, of pixels scaled to 0..1."""
+    """Per channel, of pixels scaled to 0..1 by the largest value of their type."""
     std: list[float]
     temperature: float
     """Logits are divided by it before the softmax."""
@@ -58,6 +59,7 @@ class Export:
     classes: list[str]
     input_px: int
     num_channels: int
+    pixel_dtype: str
     mean: list[float]
     std: list[float]
     temperature: float
@@ -75,6 +77,7 @@ def write(
     num_channels: int,
     mean: Sequence[float],
     std: Sequence[float],
+    pixel_dtype: str = "uint8",
     temperature: float = 1.0,
 ) -> str:
     """The sha256 of the weights that now lie in `folder`, which is made. Same model, same bytes.
@@ -100,6 +103,7 @@ def write(
         classes=list(classes),
         input_px=input_px,
         num_channels=num_channels,
+        pixel_dtype=pixel_dtype,
         mean=list(mean),
         std=list(std),
         temperature=temperature,
@@ -144,6 +148,7 @@ def load(folder: Path) -> Export:
         classes=facts.classes,
         input_px=facts.input_px,
         num_channels=facts.num_channels,
+        pixel_dtype=facts.pixel_dtype,
         mean=facts.mean,
         std=facts.std,
         temperature=facts.temperature,

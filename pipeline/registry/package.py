@@ -10,6 +10,7 @@ import numpy as np
 
 import pipeline
 from pipeline.errors import ArtifactError
+from pipeline.imaging import arrays, channels
 from pipeline.registry import export
 from pipeline.registry.classify import Classifier
 
@@ -60,7 +61,7 @@ def log(folder: Path, name: str, run_id: str | None) -> str:
             artifacts={"model": str(folder)},
             code_paths=[str(_copy_served_modules(Path(scratch)))],
             pip_requirements=[f"{each}=={_public_version(each)}" for each in REQUIREMENTS],
-            input_example=[_example(facts.input_px)],
+            input_example=[_example(facts)],
             run_id=run_id,
             tags={"weights_sha256": facts.weights_sha256, "backbone": facts.backbone},
         )
@@ -74,7 +75,7 @@ def check(model_uri: str, folder: Path) -> None:
     """
     import mlflow.pyfunc
 
-    example = _example(export.read_facts(folder).input_px)
+    example = _example(export.read_facts(folder))
     expected = next(Classifier(folder).classify([example]))
     answer = mlflow.pyfunc.load_model(model_uri).predict([example])[0]
     if answer.error or abs(answer.probability - expected.probability) > 1e-6:
@@ -100,11 +101,15 @@ def _public_version(distribution: str) -> str:
     return importlib.metadata.version(distribution).partition("+")[0]
 
 
-def _example(side_px: int) -> bytes:
-    """A grey ramp as JPEG: a request that anybody can repeat."""
+def _example(facts: export.Facts) -> bytes:
+    """A grey ramp as JPEG, or as an array for other channels: a request that anybody can repeat."""
     from PIL import Image
 
-    ramp_HW = np.linspace(0, 255, side_px * side_px).reshape(side_px, side_px).astype(np.uint8)
+    side_px, wanted = facts.input_px, channels.Channels(facts.num_channels, facts.pixel_dtype)
+    ramp_HW = np.linspace(0, np.iinfo(wanted.dtype).max, side_px * side_px).reshape(side_px, side_px)
+    ramp_HW = ramp_HW.astype(wanted.dtype)
+    if wanted != channels.RGB:
+        return arrays.encode_array(np.repeat(ramp_HW[:, :, None], wanted.number, axis=2))
     buffer = io.BytesIO()
     Image.fromarray(ramp_HW).convert("RGB").save(buffer, "JPEG")
     return buffer.getvalue()

@@ -86,8 +86,7 @@ def _classes(reader, num_per_class: int, num_epochs: int, *, loading, augment, m
             first_step=0,
             num_workers=0,
         )
-        images_BHWC = next(made).images_BCHW.permute(0, 2, 3, 1).numpy()
-        for of_sample, image_HWC in zip(uris, images_BHWC, strict=True):
+        for of_sample, image_HWC in zip(uris, next(made).pictures(), strict=True):
             of_sample.append(_uri(image_HWC))
     samples = iter([Sample(path, of_sample) for path, of_sample in zip(paths, uris, strict=True)])
     return [
@@ -156,5 +155,7 @@ def _uri(image_HWC) -> str:
     import numpy as np
     import simplejpeg
 
-    data = simplejpeg.encode_jpeg(np.ascontiguousarray(image_HWC), quality=JPEG_QUALITY)
+    from pipeline.imaging.channels import as_rgb
+
+    data = simplejpeg.encode_jpeg(as_rgb(np.ascontiguousarray(image_HWC)), quality=JPEG_QUALITY)
     return "data:image/jpeg;base64," + base64.b64encode(data).decode()

@@ -33,6 +33,8 @@ def train(
 ) -> None:
     from rich.console import Console
 
+    from pipeline.loading.augment import Augmentation
+    from pipeline.loading.augment import check as check_augment
     from pipeline.modeling import backbone
     from pipeline.tracking.run import is_published
     from pipeline.training.folder import RunFolder, fingerprint
@@ -40,7 +42,8 @@ def train(
 
     with publishing(layout.MODEL, layout.RUN, layout.HISTORY) as (model_folder, run_path, history_path):
         index = Index.read(layout.INDEX, made_by="shard")
-        backbone.check(model.backbone, model.weights, model.input_px, model.options)
+        backbone.check(model.backbone, model.weights, model.input_px, model.options, index.num_channels)
+        check_augment(Augmentation(**augment.model_dump()), index.num_channels, index.pixel_dtype)
         digest = backbone.weights_digest(model.backbone, model.weights)
         deciding = params.for_fingerprint(loading, augment, model, optimizer, schedule, training)
         name = fingerprint(deciding, index.digest, digest)
@@ -168,6 +171,7 @@ def _export(task: "Task", index: Index, folder: Path) -> None:
     network = backbone.build(
         task.model.backbone,
         num_classes=len(index.classes),
+        num_channels=index.num_channels,
         input_px=task.model.input_px,
         drop_rate=task.model.drop_rate,
         options=task.model.options,
@@ -180,6 +184,7 @@ def _export(task: "Task", index: Index, folder: Path) -> None:
         classes=index.classes,
         input_px=task.model.input_px,
         num_channels=index.num_channels,
+        pixel_dtype=index.pixel_dtype,
         mean=index.mean,
         std=index.std,
     )

@@ -111,6 +111,7 @@ def _build_classifier(
     network = backbone.build(
         task.model.backbone,
         num_classes=len(reader.index.classes),
+        num_channels=reader.index.num_channels,
         input_px=task.model.input_px,
         weights=task.model.weights if fresh else "none",
         drop_rate=task.model.drop_rate,

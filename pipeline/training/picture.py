@@ -1,7 +1,7 @@
 """The first batch as the model sees it, drawn for the run's page: what augmentation does is best checked by eye."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,19 +18,18 @@ def drawing_first(batches: Iterator[Batch], path: Path, classes: Sequence[str]) 
     """The same batches; the first is drawn to `path`, unless a picture lies there already."""
     for number, batch in enumerate(batches):
         if number == 0 and not path.exists():
-            pixels_BHWC = batch.images_BCHW.permute(0, 2, 3, 1).numpy()
-            _write(draw(pixels_BHWC, [classes[label] for label in batch.labels_B]), path)
+            _write(draw(batch.pictures(), [classes[label] for label in batch.labels_B]), path)
         yield batch
 
 
-def draw(images_BHWC: np.ndarray, captions: Sequence[str]) -> Image.Image:
-    """A sheet of up to NUM_COLUMNS x NUM_ROWS tiles, uint8 images with their captions below."""
+def draw(images_HWC: Iterable[np.ndarray], captions: Sequence[str]) -> Image.Image:
+    """A sheet of up to NUM_COLUMNS x NUM_ROWS tiles, uint8 RGB images with their captions below."""
     count = min(len(captions), NUM_COLUMNS * NUM_ROWS)
     columns, rows = min(count, NUM_COLUMNS), -(-count // NUM_COLUMNS)
     step_x, step_y = TILE_PX + GAP_PX, TILE_PX + CAPTION_PX + GAP_PX
     sheet = Image.new("RGB", (columns * step_x + GAP_PX, rows * step_y + GAP_PX), BACKGROUND)
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(CAPTION_PX - 5)
-    for number, (image_HWC, caption) in enumerate(zip(images_BHWC[:count], captions, strict=False)):
+    for number, (image_HWC, caption) in enumerate(zip(images_HWC, captions[:count], strict=False)):
         row, column = divmod(number, NUM_COLUMNS)
         left, top = GAP_PX + column * step_x, GAP_PX + row * step_y
         way = Image.Resampling.NEAREST if image_HWC.shape[0] < TILE_PX else Image.Resampling.BOX

@@ -39,6 +39,18 @@ def test_the_first_batch_is_drawn_and_every_batch_handed_on(tmp_path, num_images
     assert list(path.parent.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("num_channels", [2, 5])
+def test_other_channels_are_drawn_as_the_eye_can_see_them(tmp_path, num_channels):
+    images_BCHW = torch.full((2, num_channels, 16, 16), 700, dtype=torch.int32).to(torch.uint16)
+    images_BCHW[:, 0, 8:] = 900
+    labels_B, mask_B = torch.tensor([0, 1]), torch.ones(2, dtype=torch.bool)
+    list(picture.drawing_first(iter([Batch(images_BCHW, labels_B, mask_B, np.arange(2))]), tmp_path / "a.png", "ab"))
+    sheet = Image.open(tmp_path / "a.png")
+    x, top, bottom = picture.GAP_PX + 9, picture.GAP_PX + 9, picture.GAP_PX + picture.TILE_PX - 9
+    assert sheet.getpixel((x, top)) == (0, 0, 0)
+    assert sheet.getpixel((x, bottom)) == ((255, 0, 0) if num_channels == 5 else (255, 255, 255))
+
+
 def test_a_picture_stays_as_it_is(tmp_path):
     path = tmp_path / "augmented_batch.png"
     path.write_bytes(b"mine")
