@@ -12,7 +12,20 @@ def strategy(place: Place) -> Strategy:
     device = torch.device(place.device)
     if place.world_size == 1:
         return SingleDeviceStrategy(device=device)
-    return DDPStrategy(parallel_devices=[device], cluster_environment=_World(place), gradient_as_bucket_view=True)
+    return _Joined(
+        parallel_devices=[device],
+        cluster_environment=_World(place),
+        gradient_as_bucket_view=True,
+        broadcast_buffers=False,  # running statistics play no part in a training step; validation takes rank 0's
+    )
+
+
+class _Joined(DDPStrategy):
+    """DDP in a process that runs already: Lightning's launcher would only give it a thread for every core of the
+    machine, and two such ranks hold each other up three times longer than they compute."""
+
+    def _configure_launcher(self) -> None:
+        self._launcher = None
 
 
 class _World(ClusterEnvironment):

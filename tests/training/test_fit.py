@@ -243,8 +243,10 @@ def test_a_second_rank_0_waits_and_is_then_refused(index_path, tmp_path):
 
 def _rank(rank, what, rendezvous, sink=None):
     torch.distributed.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
+    os.environ.pop("OMP_NUM_THREADS", None)
     torch.set_num_threads(1)
     train_rank(what, Place(rank, 2, "cpu"), (sink or Sink()).open)
+    assert torch.get_num_threads() == 1  # two ranks that each take every core hold each other up
     torch.distributed.destroy_process_group()
 
 
