@@ -101,12 +101,15 @@ class Loading(Section):
 
 class Augment(Section):
     crop_scale: tuple[Fraction, Fraction]
-    """Area of the random crop as a fraction of the image: least and most; [1.0, 1.0] with both flips off trains on
-    the evaluation crop."""
+    """Area of the random crop as a fraction of the image: least and most; [1.0, 1.0] with neither flips nor
+    shifts trains on the evaluation crop."""
     crop_ratio: tuple[float, float]
     """Width over height of the random crop: least and most."""
     horizontal_flip: bool
     vertical_flip: bool
+    shift_fraction: Annotated[float, Field(ge=0.0, le=0.5)]
+    """The crop moves up or down and left or right by up to this part of its side, the border mirrored; 0.125 is what
+    CIFAR-10 is mostly trained with."""
     color_jitter: Fraction
     """Brightness, contrast and saturation are each scaled by up to 1 ± this."""
     policy: Literal["none", "randaugment", "trivialaugment", "augmix"]

@@ -17,10 +17,11 @@ _NUM_CROP_TRIES = 10
 """Tries for a crop of the wanted area and ratio that lies inside the image; torchvision's RandomResizedCrop makes as
 many before it takes the largest centred one."""
 
-_SPANS = np.cumsum([2 * _NUM_CROP_TRIES, 2 + 2 + 3, policies.NUM_DRAWS, policies.NUM_ERASE_DRAWS])
+_SPANS = np.cumsum([2 * _NUM_CROP_TRIES, 2 + 2 + 3, policies.NUM_DRAWS, policies.NUM_ERASE_DRAWS, 2])
 
 NUM_DRAWS = int(_SPANS[-1])
-"""Per sample: area and ratio for each try; top and left, two flips, three of colour; the policy's; the erasing's."""
+"""Per sample: area and ratio for each try; top and left, two flips, three of colour; the policy's; the
+erasing's; two of the shift. What is new comes last, so that the others keep their values."""
 
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, RGB
 
@@ -38,12 +39,13 @@ class Augmentation:
     policy_num_ops: int = 2
     policy_magnitude: int = 9
     erase_probability: float = 0.0
+    shift_fraction: float = 0.0
 
 
 @dataclass(frozen=True)
 class View:
     """What happens to one image: a crop in pixels, flips, factors of brightness, contrast and saturation, what the
-    policy does, and a box of the result that is erased."""
+    policy does, a box of the result that is erased, and how far the square moves down and right before colour."""
 
     top: int
     left: int
@@ -54,20 +56,25 @@ class View:
     color: tuple[float, float, float] | None
     chains: tuple[policies.Chain, ...] = ()
     erased: tuple[int, int, int, int] | None = None
+    shift: tuple[int, int] = (0, 0)
 
 
 def plan(
     augmentation: Augmentation, heights_B: np.ndarray, widths_B: np.ndarray, side_px: int, draws_BD: np.ndarray
 ) -> list[View]:
     """The views of images of these sizes that these draws, float64 [B, NUM_DRAWS], decide; the output is `side_px`."""
-    tries, rest_BR, policy_BP, erase_BE, _ = np.split(draws_BD, _SPANS, axis=1)
+    tries, rest_BR, policy_BP, erase_BE, shift_B2, _ = np.split(draws_BD, _SPANS, axis=1)
     tries_BT2 = tries.reshape(-1, _NUM_CROP_TRIES, 2)
     boxes = _crop_boxes(augmentation, heights_B, widths_B, tries_BT2, rest_BR[:, 0], rest_BR[:, 1])
     horizontal = augmentation.horizontal_flip & (rest_BR[:, 2] < 0.5)
     vertical = augmentation.vertical_flip & (rest_BR[:, 3] < 0.5)
     jitter = augmentation.color_jitter
     colors = map(tuple, (1.0 + jitter * (2.0 * rest_BR[:, 4:7] - 1.0)).tolist())
-    plans = zip(boxes.tolist(), horizontal.tolist(), vertical.tolist(), colors, policy_BP, erase_BE, strict=True)
+    shifts_B2 = np.rint((2.0 * shift_B2 - 1.0) * augmentation.shift_fraction * side_px).astype(np.int64)
+    shifts = map(tuple, shifts_B2.tolist())
+    plans = zip(
+        boxes.tolist(), horizontal.tolist(), vertical.tolist(), colors, policy_BP, erase_BE, shifts, strict=True
+    )
     wanted = (augmentation.policy, augmentation.policy_num_ops, augmentation.policy_magnitude, side_px)
     return [
         View(
@@ -76,8 +83,9 @@ def plan(
             color if jitter else None,
             policies.plan(*wanted, policy_draws),
             policies.plan_erasing(augmentation.erase_probability, side_px, erase_draws),
+            shift,
         )
-        for box, *flips, color, policy_draws, erase_draws in plans
+        for box, *flips, color, policy_draws, erase_draws, shift in plans
     ]
 
 
@@ -106,6 +114,8 @@ def apply(image_HWC: np.ndarray, view: View, side_px: int, out: np.ndarray) -> N
         _flip(out, 1)
     if view.flip_vertical:
         _flip(out, 0)
+    if view.shift != (0, 0):
+        np.copyto(out, _shifted(out, *view.shift))
     if view.color is not None:
         cv2.transform(out, _color_matrix(out, *view.color), dst=out)
     if view.chains:
@@ -164,6 +174,17 @@ def _crop_boxes(
     boxes_B4 = np.concatenate([offsets_B2, crops_B2], axis=1)
     centred_B4 = np.concatenate([(sizes_B2 - centred_B2) // 2, centred_B2], axis=1)
     return np.where(inside_BT.any(axis=1)[:, None], boxes_B4, centred_B4)
+
+
+def _shifted(image_HWC: np.ndarray, down: int, right: int) -> np.ndarray:
+    """The image moved by whole pixels; what comes in at the border is what lies inside it, mirrored.
+
+    Source: He et al. 2016, who pad CIFAR-10's images by four black pixels before a random crop.
+    """
+    height, width = image_HWC.shape[:2]
+    borders = (max(down, 0), max(-down, 0), max(right, 0), max(-right, 0))
+    wide_HWC = cv2.copyMakeBorder(image_HWC, *borders, cv2.BORDER_REFLECT_101)
+    return wide_HWC[borders[1] :, borders[3] :][:height, :width].reshape(image_HWC.shape)
 
 
 def _color_matrix(image_HWC: np.ndarray, brightness: float, contrast: float, saturation: float) -> np.ndarray:

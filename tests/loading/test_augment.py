@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -147,3 +149,25 @@ def test_the_policy_and_the_erasing_are_applied_after_the_crop():
         assert np.array_equal(rendered(image(), seen), expected)
         changed += not np.array_equal(expected, image())
     assert changed > 15
+
+
+@given(st.integers(0, 2**63), st.sampled_from([1, 2, 7, 8]), st.floats(0.0, 0.5))
+def test_a_shift_is_a_crop_of_the_mirrored_image(key, side_px, fraction):
+    wanted = replace(PLAIN, shift_fraction=fraction)
+    source = image(side_px, side_px)
+    draws = uniforms(key, np.array([1]), NUM_DRAWS)
+    (seen,) = augment.plan(wanted, np.array([side_px]), np.array([side_px]), side_px, draws)
+    most = round(fraction * side_px)
+    assert max(map(abs, seen.shift)) <= most
+    wide = np.pad(source, ((most, most), (most, most), (0, 0)), "reflect") if side_px > 1 else source
+    top, left = (most - moved if side_px > 1 else 0 for moved in seen.shift)
+    assert np.array_equal(rendered(source, seen, side_px), wide[top : top + side_px, left : left + side_px])
+
+
+def test_shifts_go_each_way_equally_often():
+    wanted = replace(PLAIN, shift_fraction=0.5)
+    draws_BD = uniforms(5, np.arange(4000), NUM_DRAWS)
+    shifts_B2 = np.array([seen.shift for seen in augment.plan(wanted, *np.full((2, 4000), 6), 6, draws_BD)])
+    assert set(shifts_B2.ravel().tolist()) == set(range(-3, 4))
+    assert abs(shifts_B2.mean(0)).max() < 0.1
+    assert abs(np.corrcoef(shifts_B2.T)[0, 1]) < 0.05
