@@ -45,13 +45,26 @@ class Demo(Section):
 
 class Split(Section):
     validation_fraction: Fraction
-    """Of all records; of the given training split where the source fixes splits without a validation one."""
+    """Of all records; of the given training split where the source fixes splits without a validation one. Not looked at
+    where there are folds."""
     test_fraction: Fraction
     """Of all records; ignored where the source fixes a test split."""
     near_duplicates_together: bool
-    """Pictures that look alike share a split, and a new one can take its old look-alikes to another; false leaves every
-    old image where it is, and says under near_leakage what straddles."""
+    """Pictures that look alike share a split; false divides them like any others, and says under near_leakage what
+    straddles."""
+    folds: Annotated[int, Field(ge=2, le=100)] | None
+    """What is not for testing is cut into so many equal parts by hash; null for none."""
+    fold: Annotated[int, Field(ge=0)] | None
+    """Which of the folds is the validation split, from 0 on; the others are for training."""
     seed: int
+
+    @pydantic.model_validator(mode="after")
+    def _check_fold(self) -> "Split":
+        if self.folds is None and self.fold is not None:
+            raise ValueError(f"fold={self.fold} needs folds: how many there are; or set fold to null")
+        if self.folds is not None and (self.fold is None or self.fold >= self.folds):
+            raise ValueError(f"fold={self.fold} must be one of 0 to {self.folds - 1}, since folds={self.folds}")
+        return self
 
 
 class Shards(Section):

@@ -68,13 +68,15 @@ def build(
     form: ShardForm = FORM,
     num_workers: int = 1,
     audit_rule: AuditRule = AUDIT_RULE,
+    former: Path | None = None,
 ) -> Built:
-    """The source sharded into `folder`."""
+    """The source sharded into `folder`, which may grow from the set in the folder `former`."""
     folder.mkdir(parents=True, exist_ok=True)
     manifest = scanned(source, folder.with_name(f".{folder.name}.manifest"), columns)
     root = image_root(str(source))
     work = open_work(folder.with_name(f".{folder.name}.work"))
-    return build_shard_set(folder, work, manifest, root, rule, form, audit_rule, num_workers, silent)
+    index = former / "index.json" if former else None
+    return build_shard_set(folder, work, manifest, root, rule, form, audit_rule, num_workers, silent, index)
 
 
 def files_of(folder: Path) -> dict[str, bytes]:

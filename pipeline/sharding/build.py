@@ -6,8 +6,7 @@ parameters, never on the number of workers, nor on how often the work was killed
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -16,31 +15,30 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.artifacts import SPLITS, Index, Reject, Shard
+from pipeline.artifacts import SPLITS, Index, MadeWith, Reject, Shard
 from pipeline.sharding.alike import group_alike
+from pipeline.sharding.arrange import Records, arrange, fixed_splits
 from pipeline.sharding.audit import Audit, AuditRule, Samples, audit_samples, is_refused
 from pipeline.sharding.encode import NO_PIXELS, ChannelSums
+from pipeline.sharding.former import Progress, open_former
 from pipeline.sharding.groups import alone, group_equal
-from pipeline.sharding.index import make_index, write_companions
+from pipeline.sharding.growth import UNKNOWN, carry_shards
+from pipeline.sharding.index import by_split, make_index, write_companions
 from pipeline.sharding.inspect import RECORDS_PER_PIECE, Looks, Piece, inspect_records
 from pipeline.sharding.likeness import LIKENESS_DTYPE
 from pipeline.sharding.manifest import Manifest
-from pipeline.sharding.plan import PlannedShard, plan_shards
+from pipeline.sharding.plan import NOTHING_TAKEN, PlannedShard, plan_shards
 from pipeline.sharding.reading import absolute_root
 from pipeline.sharding.records import FactsFile
-from pipeline.sharding.split import NO_SPLIT, assign_splits, check_no_split_is_empty, speaking_digests
-from pipeline.sharding.workers import Advance, Workers
-from pipeline.sharding.write import ENDINGS, ShardWork, WrittenShard, write_shard
-
-Progress = Callable[[str, int], AbstractContextManager[Advance]]
-"""(what is being done, how many images) -> something that is told of images done."""
-
-
-class SplitRule(NamedTuple):
-    validation_fraction: float
-    test_fraction: float
-    seed: int
-    near_duplicates_together: bool = True
+from pipeline.sharding.split import (
+    NO_SPLIT,
+    TRAIN,
+    SplitRule,
+    check_no_split_is_empty,
+    splits_of,
+)
+from pipeline.sharding.workers import Workers
+from pipeline.sharding.write import ENDINGS, ShardWork, write_shard
 
 
 class ShardForm(NamedTuple):
@@ -57,6 +55,10 @@ class Built(NamedTuple):
     audit: Audit
     rejects: list[Reject]
     """In the manifest's order."""
+    num_new: int
+    """Samples in shards that the former set has not."""
+    why_anew: str | None
+    """What was in the way of growing the former set; None when it grew or when there was none."""
 
 
 def build_shard_set(
@@ -69,10 +71,13 @@ def build_shard_set(
     audit_rule: AuditRule,
     num_workers: int | None,
     progress: Progress,
+    former: Path | None = None,
 ) -> Built:
     """Leaves tars, tables, index.json and the companions for other readers in `folder`, which is empty before.
 
-    Everything is made in `work` (see `resume`), on the same disk; the caller removes that once the set is in its place.
+    `former` is the index of the set that is there already: what it holds and what is still wanted stays in its tars,
+    when it was made by the same rules and is whole. Everything is made in `work` (see `resume`), on the same disk; the
+    caller removes that once the set is in its place.
     Raises SourceError when a split comes out empty or an image changes meanwhile.
     """
     # Worker processes have a working directory of their own.
@@ -80,6 +85,8 @@ def build_shard_set(
     spool.mkdir(exist_ok=True)
     num_records = manifest.num_rows
     classes, labels = _labels(manifest)
+    metadata_columns, fixed = _metadata_columns(manifest), fixed_splits(manifest)
+    rules = _rules(split_rule, form, audit_rule, fixed)
     with Workers(num_workers) as workers:
         looks, facts = Looks(spool, num_records), FactsFile(spool)
         looks.create()
@@ -87,31 +94,50 @@ def build_shard_set(
         with progress("decoding", num_records) as advance:
             rejects = inspect_records(_pieces(manifest, image_root, spool, form), workers, advance)
         alike = _alike(looks, num_records, audit_rule.near_duplicate_bits)
-        splits = _assign(manifest, looks, alike, split_rule)
-        splits[list(rejects)] = NO_SPLIT
+        stored, why_anew = open_former(former, rules, classes, metadata_columns, workers, progress)
+        records = Records(manifest, labels, looks, alike, list(rejects), fixed)
+        parts, places = arrange(records, split_rule, stored)
+        if stored is not None and places is None:
+            stored, why_anew = None, "fewer than half of its samples are still wanted"
+        splits = splits_of(parts, split_rule.fold)
         in_order = list(rejects.values())
         samples = _samples(manifest, labels, splits, alike, looks, facts)
         audit = audit_samples(samples, classes, in_order, num_records, audit_rule)
-        del samples, alike
+        del samples, alike, records
         if is_refused(audit, audit_rule.max_rejected_fraction):
-            return Built(None, audit, in_order)
-        check_no_split_is_empty(
-            list(audit.samples_by_split.values()), split_rule.validation_fraction, split_rule.test_fraction
-        )
-        plan = plan_shards(splits, looks.contents(), form.samples_per_shard, split_rule.seed)
-        del splits
+            return Built(None, audit, in_order, 0, why_anew)
+        check_no_split_is_empty(list(audit.samples_by_split.values()), split_rule)
+        sums = _sums(looks, splits)
+        carried, taken = [], NOTHING_TAKEN
+        if stored is not None:
+            carried, taken = carry_shards(stored, places, made), stored.taken
+            parts = np.where(places == UNKNOWN, parts, NO_SPLIT)
+        plan = plan_shards(parts, looks.contents(), form.samples_per_shard, split_rule.seed, taken)
+        del splits, parts
         for planned in plan:
             (made / planned.name).parent.mkdir(parents=True, exist_ok=True)
+        num_new = sum(len(planned.rows) for planned in plan)
         shard_works = _work(plan, made, image_root, spool, labels, num_records, len(classes))
-        with progress("writing", audit.num_samples) as advance:
-            shards, sums = _gather(plan, workers.map(write_shard, shard_works, advance))
-    index = make_index(classes, shards, sums, _metadata_columns(manifest), num_records, len(rejects))
+        with progress("writing", num_new) as advance:
+            shards = [*carried, *workers.map(write_shard, shard_works, advance)]
+    splits_of_shards = by_split(shards, split_rule.fold)
+    index = make_index(
+        classes, splits_of_shards, sums, metadata_columns, num_records, len(rejects), rules, stored and stored.index
+    )
     assert sum(map(index.num_samples, SPLITS)) == audit.num_samples, "samples were lost on the way into shards"
-    _remove_all_but(plan, made)
+    _remove_all_but(shards, made)
     index.write(made / "index.json")
     write_companions(index, made)
     made.replace(folder)
-    return Built(index, audit, in_order)
+    return Built(index, audit, in_order, num_new, why_anew)
+
+
+def _rules(split: SplitRule, form: ShardForm, audit: AuditRule, fixed: set[str]) -> dict[str, MadeWith]:
+    """What decides the set beside its images; which fold is the validation split changes no tar."""
+    bits = audit.near_duplicate_bits if split.near_duplicates_together else None
+    rules = {**split._asdict(), **form._asdict(), "near_duplicate_bits": bits, "fixed_splits": sorted(fixed)}
+    del rules["fold"]
+    return rules
 
 
 def _labels(manifest: Manifest) -> tuple[list[str], np.ndarray]:
@@ -138,14 +164,6 @@ def _alike(looks: Looks, num_records: int, max_bits: int | None) -> np.ndarray:
         return alone(num_records)
     hashes, contrasts = looks.column("likeness", "hash"), looks.column("likeness", "contrast")
     return group_alike(hashes, contrasts, lambda rows: looks.rows(rows)["likeness"]["thumb"], max_bits)
-
-
-def _assign(manifest: Manifest, looks: Looks, alike: np.ndarray, rule: SplitRule) -> np.ndarray:
-    together = alike if rule.near_duplicates_together else alone(len(alike))
-    digests = speaking_digests(looks.batches("sha256"), together, looks.digests)
-    fixed = {split for batch in manifest.batches("split") for split in pc.unique(batch["split"]).to_pylist()} - {None}
-    given, groups = manifest.values("split"), manifest.values("group")
-    return assign_splits(given, groups, digests, fixed, rule.validation_fraction, rule.test_fraction, rule.seed)
 
 
 def _samples(
@@ -175,13 +193,15 @@ def _together(manifest: Manifest) -> np.ndarray:
     return leaders
 
 
-def _gather(plan: list[PlannedShard], results: Iterable[WrittenShard]) -> tuple[dict[str, list[Shard]], ChannelSums]:
-    """The shards by split, and the sums over the training split."""
-    shards, sums = {split: [] for split in SPLITS}, NO_PIXELS
-    for planned, result in zip(plan, results, strict=True):
-        shards[planned.split].append(result.shard)
-        sums += result.sums if planned.split == "train" else NO_PIXELS
-    return shards, sums
+def _sums(looks: Looks, splits: np.ndarray) -> ChannelSums:
+    """Over the training split."""
+    sums, start = NO_PIXELS, 0
+    for rows in looks.batches():
+        of_train = rows[splits[start : start + len(rows)] == TRAIN]
+        totals = (tuple(of_train[name].sum(axis=0).tolist()) for name in ("values", "squares"))
+        sums += ChannelSums(int(of_train["num_pixels"].sum()), *totals)
+        start += len(rows)
+    return sums
 
 
 def _work(
@@ -208,9 +228,9 @@ def _work(
         )
 
 
-def _remove_all_but(plan: list[PlannedShard], made: Path) -> None:
+def _remove_all_but(shards: list[Shard], made: Path) -> None:
     """What a killed run with another split left."""
-    wanted = {made / f"{planned.name}.{ending}" for planned in plan for ending in ENDINGS}
+    wanted = {made / f"{shard.name}.{ending}" for shard in shards for ending in ENDINGS}
     for path in made.iterdir():
         if path.is_dir():
             for each in path.iterdir():

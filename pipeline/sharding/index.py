@@ -4,11 +4,16 @@
 """
 
 import json
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.artifacts import Index, Shard, index_digest
+import numpy as np
+
+from pipeline.artifacts import SPLITS, Index, MadeWith, Shard, index_digest, read_stored_table
 from pipeline.sharding.encode import NUM_CHANNELS, ChannelSums
+from pipeline.sharding.plan import KEY_DIGITS
+from pipeline.sharding.split import part_of, splits_of
 from pipeline.sharding.write import IMAGE_EXTENSION
 
 
@@ -19,9 +24,13 @@ def make_index(
     metadata_columns: Sequence[str],
     num_records: int,
     num_rejects: int,
+    made_with: dict[str, MadeWith],
+    former: Index | None,
 ) -> Index:
-    """`sums` are those of the training split."""
+    """`sums` are those of the training split; `former` is the index of the set that this one grew from."""
     mean, std = sums.mean_and_std()
+    digest = index_digest(classes, all_shards(shards))
+    generation = 0 if former is None else former.generation + (digest != former.digest)
     return Index(
         classes=list(classes),
         image_extension=IMAGE_EXTENSION,
@@ -32,7 +41,9 @@ def make_index(
         splits=shards,
         num_records=num_records,
         num_rejects=num_rejects,
-        digest=index_digest(classes, all_shards(shards)),
+        generation=generation,
+        made_with=made_with,
+        digest=digest,
     )
 
 
@@ -41,20 +52,37 @@ def all_shards(splits: dict[str, list[Shard]]) -> list[Shard]:
     return [shard for shards in splits.values() for shard in shards]
 
 
+def by_split(shards: Sequence[Shard], fold: int | None) -> dict[str, list[Shard]]:
+    """The shards of each split, sorted by part and, in it, in the order in which they were written."""
+    parts = np.array([part_of(shard.name) for shard in shards], np.int8)
+    splits = splits_of(parts, fold)
+    order = np.argsort(parts, kind="stable").tolist()
+    return {split: [shards[i] for i in order if splits[i] == code] for code, split in enumerate(SPLITS)}
+
+
 def write_companions(index: Index, folder: Path) -> None:
-    splits = {}
+    """They say what a reader of the tars meets: tombstones are counted, and named where such a reader can skip them."""
+    splits, sizes = {}, defaultdict(dict)
     for split, shards in index.splits.items():
-        if not shards:
-            continue
-        splits[split] = {
-            "name": split,
-            "num_samples": index.num_samples(split),
-            "filenames": [f"{shard.name}.tar" for shard in shards],
-            "shard_lengths": [shard.num_samples for shard in shards],
-        }
-        sizes = {f"{Path(shard.name).name}.tar": shard.num_samples for shard in shards}
-        _write_json(folder / split / "sizes.json", sizes)
+        for shard in shards:
+            path = folder / f"{shard.name}.tar"
+            sizes[path.parent][path.name] = shard.num_stored
+        if shards:
+            splits[split] = {
+                "name": split,
+                "num_samples": sum(shard.num_stored for shard in shards),
+                "filenames": [f"{shard.name}.tar" for shard in shards],
+                "shard_lengths": [shard.num_stored for shard in shards],
+                "removed_keys": _removed_keys(folder / "index.json", shards),
+            }
+    for of_folder, counts in sizes.items():
+        _write_json(of_folder / "sizes.json", counts)
     _write_json(folder / "_info.json", {"name": "convoy", "splits": splits})
+
+
+def _removed_keys(index_path: Path, shards: Sequence[Shard]) -> list[str]:
+    tables = ((read_stored_table(index_path, shard), shard.tombstones) for shard in shards if shard.tombstones)
+    return [f"{key:0{KEY_DIGITS}d}" for table, tombstones in tables for key in table["key"][tombstones]]
 
 
 def _write_json(path: Path, content: dict) -> None:

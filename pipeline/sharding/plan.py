@@ -1,38 +1,53 @@
 """Which sample goes into which shard, under which key: decided with integers before anything is encoded."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.artifacts import SPLITS
+from pipeline.sharding.split import NO_SPLIT, part_name
 
 KEY_DIGITS = 9
 
 
 class PlannedShard(NamedTuple):
-    split: str
     name: str
-    """Relative to the index, without the ending."""
+    """Relative to the index, without the ending: of its part, a folder, and its number in it."""
     first_key: int
     """Of the keys that count on, one a row."""
     rows: np.ndarray
     """int64: rows of the manifest, in the tar's order."""
 
 
-def plan_shards(splits: np.ndarray, contents: np.ndarray, samples_per_shard: int, seed: int) -> list[PlannedShard]:
-    """Every record that has a split, exactly once; keys are unique over all splits.
+class Taken(NamedTuple):
+    """What the shards of a former set have, and new ones must not."""
 
-    Inside a split the order is a keyed shuffle of `contents`, uint64 [num_records], the first bytes of the images'
+    first_key: int = 0
+    """All lower keys are taken."""
+    numbers: Mapping[str, int] = {}
+    """By part, the lowest number of a shard that is free; 0 of a part that is not named."""
+
+
+NOTHING_TAKEN = Taken()
+
+
+def plan_shards(
+    parts: np.ndarray, contents: np.ndarray, samples_per_shard: int, seed: int, taken: Taken = NOTHING_TAKEN
+) -> list[PlannedShard]:
+    """Every record that has a part, exactly once; keys are unique over all parts.
+
+    Inside a part the order is a keyed shuffle of `contents`, uint64 [num_records], the first bytes of the images'
     digests, so that whoever reads a tar from its start meets all classes.
     """
     order_keys = _shuffle_keys(contents, seed)
-    shards, first_key = [], 0
-    for code, split in enumerate(SPLITS):
-        rows = np.flatnonzero(splits == code)
+    shards, first_key = [], taken.first_key
+    for code in np.unique(parts[parts != NO_SPLIT]).tolist():
+        part = part_name(code)
+        rows = np.flatnonzero(parts == code)
         rows = rows[np.argsort(order_keys[rows], kind="stable")]
-        for number, start in enumerate(range(0, len(rows), samples_per_shard)):
+        for number, start in enumerate(range(0, len(rows), samples_per_shard), taken.numbers.get(part, 0)):
             rows_of_shard = rows[start : start + samples_per_shard]
-            shards.append(PlannedShard(split, f"{split}/{split}-{number:06d}", first_key, rows_of_shard))
+            shards.append(PlannedShard(f"{part}/{part}-{number:06d}", first_key, rows_of_shard))
             first_key += len(rows_of_shard)
     assert first_key <= 10**KEY_DIGITS, "keys have nine digits"
     return shards

@@ -13,7 +13,7 @@ import numpy as np
 
 from pipeline.artifacts import SAMPLE_DTYPE, Shard, file_sha256
 from pipeline.errors import ImageError, SourceError
-from pipeline.sharding.encode import ChannelSums
+from pipeline.sharding.dali import dali_index
 from pipeline.sharding.inspect import Looks, read_spooled
 from pipeline.sharding.plan import KEY_DIGITS
 from pipeline.sharding.reading import read_image
@@ -23,7 +23,6 @@ from pipeline.sharding.tar import TarWriter
 from pipeline.sharding.workers import Advance
 
 IMAGE_EXTENSION = "jpg"
-DALI_INDEX_VERSION = "v1.2"
 IMAGES_PER_REPORT = 16
 ENDINGS = ("tar", "npy", "idx")
 """Of a shard's files: the samples, their table, DALI's index."""
@@ -46,16 +45,9 @@ class ShardWork(NamedTuple):
     """One a row."""
 
 
-class WrittenShard(NamedTuple):
-    shard: Shard
-    sums: ChannelSums
-
-
-def write_shard(work: ShardWork, advance: Advance) -> WrittenShard:
+def write_shard(work: ShardWork, advance: Advance) -> Shard:
     """Raises SourceError when an image is another one than in the first pass. A finished shard is not written again."""
     looks = Looks(work.spool, work.num_records).rows(work.rows)
-    totals = (tuple(looks[name].sum(axis=0).tolist()) for name in ("values", "squares"))
-    sums = ChannelSums(int(looks["num_pixels"].sum()), *totals)
     facts = list(FactsFile(work.spool).rows(work.rows))
     digest, seal_path = _digest(work, facts, looks), work.spool / f"{Path(work.name).name}.seal"
     seal = read_seal(seal_path)
@@ -65,25 +57,22 @@ def write_shard(work: ShardWork, advance: Advance) -> WrittenShard:
     else:
         shard = _write(work, facts, looks, advance)
         write_seal(seal_path, {"work": digest, "shard": shard.model_dump()})
-    return WrittenShard(shard, sums)
+    return shard
 
 
 def _write(work: ShardWork, facts: list[Facts], looks: np.ndarray, advance: Advance) -> Shard:
     tar_path, table_path, dali_path = (work.folder / f"{work.name}.{ending}" for ending in ENDINGS)
-    rows, dali_lines = [], []
+    rows = []
     with TarWriter(unfinished(tar_path)) as tar:
         for position, look in enumerate(looks):
             if (position + 1) % IMAGES_PER_REPORT == 0:
                 advance(IMAGES_PER_REPORT)
-            row, dali_line = _add_sample(tar, work, position, facts[position], look)
-            rows.append(row)
-            dali_lines.append(dali_line)
+            rows.append(_add_sample(tar, work, position, facts[position], look))
     advance(len(looks) % IMAGES_PER_REPORT)
     table = np.array(rows, SAMPLE_DTYPE)
     with unfinished(table_path).open("wb") as file:
         np.save(file, table, allow_pickle=False)
-    dali_text = "\n".join([f"{DALI_INDEX_VERSION} {len(rows)}", *dali_lines]) + "\n"
-    unfinished(dali_path).write_text(dali_text, encoding="ascii")
+    unfinished(dali_path).write_text(dali_index(table, IMAGE_EXTENSION), encoding="ascii")
     for path in (tar_path, table_path, dali_path):
         finish(path)
     return Shard(
@@ -124,9 +113,8 @@ def _image_bytes(work: ShardWork, position: int, path: str, look: np.void) -> by
     return data
 
 
-def _add_sample(tar: TarWriter, work: ShardWork, position: int, facts: Facts, look: np.void) -> tuple[tuple, str]:
-    """The sample's row in the table (SAMPLE_DTYPE) and its line in the DALI index."""
-    key, label = work.first_key + position, work.labels[position]
+def facts_member(facts: Facts, look: np.void) -> bytes:
+    """What a sample's JSON says."""
     says = {
         "path": facts.path,
         "sha256": look["sha256"].tobytes().hex(),
@@ -135,20 +123,15 @@ def _add_sample(tar: TarWriter, work: ShardWork, position: int, facts: Facts, lo
         "group": facts.group,
         "metadata": json.loads(facts.metadata),
     }
-    members = {
-        IMAGE_EXTENSION: _image_bytes(work, position, facts.path, look),
-        "cls": str(label).encode(),
-        "json": json.dumps(says, sort_keys=True, separators=(",", ":")).encode(),
-    }
-    names = {extension: f"{key:0{KEY_DIGITS}d}.{extension}" for extension in members}
-    offsets = {extension: tar.add(names[extension], data) for extension, data in members.items()}
-    row = (
-        key,
-        offsets[IMAGE_EXTENSION],
-        len(members[IMAGE_EXTENSION]),
-        offsets["json"],
-        len(members["json"]),
-        label,
-    )
-    dali_line = " ".join(f"{ext} {offsets[ext]} {len(data)} {names[ext]}" for ext, data in members.items())
-    return row, dali_line
+    return json.dumps(says, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _add_sample(tar: TarWriter, work: ShardWork, position: int, facts: Facts, look: np.void) -> tuple:
+    """The sample's row in the table (SAMPLE_DTYPE)."""
+    key, label = work.first_key + position, work.labels[position]
+    stem = f"{key:0{KEY_DIGITS}d}"
+    image, says = _image_bytes(work, position, facts.path, look), facts_member(facts, look)
+    image_offset = tar.add(f"{stem}.{IMAGE_EXTENSION}", image)
+    tar.add(f"{stem}.cls", str(label).encode())
+    json_offset = tar.add(f"{stem}.json", says)
+    return (key, image_offset, len(image), json_offset, len(says), label)

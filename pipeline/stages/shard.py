@@ -38,11 +38,19 @@ def shard(data: params.Data, split: params.Split, shards: params.Shards, audit: 
             ),
             manifest,
             root,
-            SplitRule(split.validation_fraction, split.test_fraction, split.seed, split.near_duplicates_together),
+            SplitRule(
+                split.validation_fraction,
+                split.test_fraction,
+                split.seed,
+                split.near_duplicates_together,
+                split.folds,
+                split.fold,
+            ),
             ShardForm(shards.short_side_px, shards.jpeg_quality, shards.samples_per_shard),
             audit_rule,
             shards.num_workers,
             progress,
+            former=layout.INDEX,
         )
         built.audit.write(audit_path)
         lines = "".join(reject.model_dump_json() + "\n" for reject in built.rejects)
@@ -56,5 +64,13 @@ def shard(data: params.Data, split: params.Split, shards: params.Shards, audit: 
     by_split = ", ".join(f"{count:,} {name}" for name, count in built.audit.samples_by_split.items())
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"[bold]{built.audit.num_samples:,} samples[/] ({by_split}), {len(built.rejects):,} rejects")
+    if built.why_anew:
+        console.print(f"all shards were written anew: {escape(built.why_anew)}")
+    elif built.index.generation:
+        num_removed = sum(len(shard.tombstones) for shards in built.index.splits.values() for shard in shards)
+        console.print(
+            f"generation {built.index.generation}: {built.num_new:,} samples written, the others stay where they were; "
+            f"{num_removed:,} removed ones are still in the tars"
+        )
     for line in warnings(built.audit):
         console.print(f"{escape(line)}; see {layout.AUDIT}")

@@ -25,7 +25,7 @@ def dvc_file(repository):
 
 
 def paths_of(stage: dict, kind: str) -> set[Path]:
-    return {Path(path) for path in stage.get(kind, [])}
+    return {Path(path) for entry in stage.get(kind, []) for path in _names(entry)}
 
 
 def paths_named_in(source: str) -> set[Path]:
@@ -91,8 +91,10 @@ def test_a_stage_touches_what_it_declares_and_nothing_else(dvc_file, repository,
 
 def test_every_path_is_in_the_layout(dvc_file):
     figures = [path for kind in ("metrics", "plots") for each in dvc_file[kind] for path in _names(each)]
-    in_stages = [path for stage in dvc_file["stages"].values() for path in stage.get("deps", []) + stage["outs"]]
-    assert {Path(path) for path in figures + in_stages} <= set(CONSTANTS.values())
+    in_stages = [
+        path for stage in dvc_file["stages"].values() for kind in ("deps", "outs") for path in paths_of(stage, kind)
+    ]
+    assert {*map(Path, figures), *in_stages} <= set(CONSTANTS.values())
 
 
 def _names(entry: str | dict) -> list[str]:
@@ -106,6 +108,11 @@ def test_a_dependency_is_an_output_of_an_earlier_stage(dvc_file):
             assert any(path.is_relative_to(each) for each in made), f"{name} waits for {path}"
         assert not paths_of(stage, "outs") & made
         made |= paths_of(stage, "outs")
+
+
+def test_only_the_shards_outlive_the_start_of_their_stage(dvc_file):
+    outs = [entry for stage in dvc_file["stages"].values() for entry in stage["outs"] if isinstance(entry, dict)]
+    assert outs == [{str(layout.SHARDS): {"persist": True}}]
 
 
 def test_only_scan_always_runs(dvc_file):

@@ -187,6 +187,20 @@ def test_fractions_that_leave_nothing_to_train_on(message, content, validation, 
     assert message(content).endswith("their sum must be under 1.")
 
 
+@pytest.mark.parametrize(
+    ("folds", "fold", "words"),
+    [
+        (None, 0, "split: fold=0 needs folds: how many there are; or set fold to null."),
+        (5, None, "split: fold=None must be one of 0 to 4, since folds=5."),
+        (5, 5, "split: fold=5 must be one of 0 to 4, since folds=5."),
+        (1, 0, "split.folds=1: input should be greater than or equal to 2."),
+    ],
+)
+def test_a_fold_is_one_of_the_folds(content, message, folds, fold, words):
+    content["split"] |= {"folds": folds, "fold": fold}
+    assert words in message(content)
+
+
 @pytest.mark.parametrize("name", ["crop_scale", "crop_ratio"])
 @pytest.mark.parametrize("value", [[1.0, 0.2], [0.0, 1.0]])
 def test_a_range_the_wrong_way_round(content, message, name, value):

@@ -1,0 +1,63 @@
+"""Where each record goes: to which part of the set and, where the set grows, to which place it has there already."""
+
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow.compute as pc
+
+from pipeline.sharding.former import Stored, identities_of
+from pipeline.sharding.groups import alone
+from pipeline.sharding.growth import is_worth_growing, keep
+from pipeline.sharding.inspect import Looks
+from pipeline.sharding.manifest import Manifest
+from pipeline.sharding.split import NO_SPLIT, SplitRule, assign_parts, speaking_digests, spread_anchors
+
+
+class Records(NamedTuple):
+    """What is known of the records after the first pass."""
+
+    manifest: Manifest
+    labels: np.ndarray
+    looks: Looks
+    alike: np.ndarray
+    """Groups of images that look alike."""
+    rejected: list[int]
+    """Rows."""
+    fixed: set[str]
+    """Splits that the source fixes."""
+
+
+def arrange(records: Records, rule: SplitRule, stored: Stored | None) -> tuple[np.ndarray, np.ndarray | None]:
+    """The records' parts, int8 [num_records], NO_SPLIT of a reject; and their places among the stored samples, int64
+    [num_records], UNKNOWN of a new one, or None where all are new and the set is not to grow."""
+    if stored is not None:
+        identities = identities_of(records.manifest, records.labels, records.looks)
+        parts, places = keep(stored, identities, lambda anchors: _assign(records, rule, anchors))
+        if is_worth_growing(stored, places):
+            return parts, places
+    return _assign(records, rule, None), None
+
+
+def fixed_splits(manifest: Manifest) -> set[str]:
+    """Those that the source fixes."""
+    return {split for batch in manifest.batches("split") for split in pc.unique(batch["split"]).to_pylist()} - {None}
+
+
+def _assign(records: Records, rule: SplitRule, anchors: np.ndarray | None) -> np.ndarray:
+    manifest, looks = records.manifest, records.looks
+    together = records.alike if rule.near_duplicates_together else alone(len(records.alike))
+    spread = np.full(len(together), NO_SPLIT, np.int8)
+    if anchors is not None:
+        own = zip(manifest.values("split"), manifest.values("group"), strict=True)
+        is_free = np.fromiter((group is None and split in (None, "train") for split, group in own), bool)
+        spread = spread_anchors(np.where(is_free, anchors, NO_SPLIT), together, looks.digests)
+    parts = assign_parts(
+        manifest.values("split"),
+        manifest.values("group"),
+        speaking_digests(looks.batches("sha256"), together, looks.digests),
+        records.fixed,
+        rule,
+        spread,
+    )
+    parts[records.rejected] = NO_SPLIT
+    return parts

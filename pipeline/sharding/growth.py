@@ -1,0 +1,114 @@
+"""A former shard set and today's records -> which of its samples stay where they are, and which records are new.
+
+A stored sample stays when a record has the same image under the same path, label, part, group and metadata; the rest
+of its shard are tombstones. So a changed image is a removal and an addition, and one that comes back is used again.
+"""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.artifacts import Shard, read_stored_table
+from pipeline.sharding.dali import dali_index
+from pipeline.sharding.former import Stored
+from pipeline.sharding.index import all_shards
+from pipeline.sharding.resume import finish, unfinished
+from pipeline.sharding.write import ENDINGS
+
+UNKNOWN = -1
+"""Of a record that lies nowhere yet."""
+
+MIN_KEPT_FRACTION = 0.5
+"""Of the samples in the former tars; where fewer stay, the set is written anew rather than grown."""
+
+
+def keep(
+    stored: Stored, identities: np.ndarray, assign: Callable[[np.ndarray], np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The records' parts, int8 [num_records], and the place among the stored of each that stays there, or UNKNOWN.
+
+    `assign` is told of each record the part in which its image lies already, or UNKNOWN, int8 [num_records].
+    """
+    # Live samples first: of a tombstone and a live sample of one image, the live one says where it is.
+    order = np.argsort(~_is_live(stored), kind="stable")
+    known = _pair(stored.identities["image"][order], identities["image"])
+    parts = assign(np.where(known == UNKNOWN, UNKNOWN, stored.parts[order[known]]).astype(np.int8))
+    return parts, _pair(_keys(stored.identities, stored.parts), _keys(identities, parts))
+
+
+def is_worth_growing(stored: Stored, places: np.ndarray) -> bool:
+    return int((places != UNKNOWN).sum()) >= MIN_KEPT_FRACTION * len(stored.parts)
+
+
+def carry_shards(stored: Stored, places: np.ndarray, folder: Path) -> list[Shard]:
+    """The former shards that still hold something, as the new index is to list them; their files are in `folder`."""
+    is_kept = np.zeros(len(stored.parts), bool)
+    is_kept[places[places != UNKNOWN]] = True
+    carried, first = [], 0
+    for shard in all_shards(stored.index.splits):
+        is_used = is_kept[first : first + shard.num_stored]
+        first += shard.num_stored
+        if not is_used.any():
+            continue
+        tombstones, dali = np.flatnonzero(~is_used).tolist(), None
+        if tombstones != shard.tombstones:
+            used = read_stored_table(stored.folder / "index.json", shard)[is_used]
+            counts = np.bincount(used["label"], minlength=len(shard.class_counts)).tolist()
+            changes = {"num_samples": len(used), "class_counts": counts, "tombstones": tombstones}
+            shard, dali = shard.model_copy(update=changes), dali_index(used, stored.index.image_extension)
+        _carry(stored.folder, shard, dali, folder)
+        carried.append(shard)
+    return carried
+
+
+def _carry(source: Path, shard: Shard, dali: str | None, folder: Path) -> None:
+    """The shard's files are links of the former ones, never written to; only DALI's index may be a new one."""
+    for ending in ENDINGS:
+        target = folder / f"{shard.name}.{ending}"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.unlink(missing_ok=True)  # of a killed run; renaming a link onto itself would do nothing
+        if ending == "idx" and dali is not None:
+            unfinished(target).write_text(dali, encoding="ascii")
+        else:
+            _link((source / target.relative_to(folder)).resolve(), unfinished(target))
+        finish(target)
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        target.hardlink_to(source)
+    except OSError:  # a link into another disk's cache, or a file system without hard links
+        shutil.copyfile(source, target)
+
+
+def _is_live(stored: Stored) -> np.ndarray:
+    is_live, first = np.ones(len(stored.parts), bool), 0
+    for shard in all_shards(stored.index.splits):
+        is_live[first + np.array(shard.tombstones, np.int64)] = False
+        first += shard.num_stored
+    return is_live
+
+
+def _keys(identities: np.ndarray, parts: np.ndarray) -> np.ndarray:
+    return np.column_stack([identities["image"], identities["facts"], parts.astype(np.int64).view(np.uint64)])
+
+
+def _pair(stored: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """int64 [num_wanted]: for each key the place of an equal one in `stored`, each place at most once, or UNKNOWN."""
+    both = np.concatenate([stored, wanted])
+    order = np.lexsort(both.T)  # stable: of equal keys the stored ones come first
+    is_new = np.ones(len(order), bool)
+    is_new[1:] = (both[order[1:]] != both[order[:-1]]).any(axis=1)
+    first_of_run = np.flatnonzero(is_new)[np.cumsum(is_new) - 1]
+    is_stored = order < len(stored)
+    num_stored_before = np.concatenate([[0], np.cumsum(is_stored)])
+    # In a run of s stored and then some wanted keys, the n-th wanted one takes the n-th stored.
+    ends = np.append(np.flatnonzero(is_new)[1:], len(order))[np.cumsum(is_new) - 1]
+    num_stored_in_run = num_stored_before[ends] - num_stored_before[first_of_run]
+    turn = np.arange(len(order)) - first_of_run - num_stored_in_run
+    is_paired = ~is_stored & (turn < num_stored_in_run)
+    pairs = np.full(len(wanted), UNKNOWN, np.int64)
+    pairs[order[is_paired] - len(stored)] = order[(first_of_run + turn)[is_paired]]
+    return pairs
