@@ -79,6 +79,8 @@ class Params(Section):
                 f"loading.global_batch_size={loading.global_batch_size} is not divisible by "
                 f"loading.lanes={loading.lanes}; use lanes: 1 or a divisor"
             )
+        if loading.sampling == "balanced":
+            self._check_balanced()
         num_ranks = max(1, self.cluster.num_workers)
         if loading.global_batch_size % num_ranks:
             lower = loading.global_batch_size // num_ranks * num_ranks
@@ -93,6 +95,19 @@ class Params(Section):
                 f"{self.split.test_fraction} leave nothing to train on; their sum must be under 1"
             )
         return self
+
+    def _check_balanced(self) -> None:
+        if self.loading.lanes > 1 or self.loading.shuffle_window_samples is not None:
+            raise ValueError(
+                f"loading.lanes={self.loading.lanes} and loading.shuffle_window_samples="
+                f"{self.loading.shuffle_window_samples} order the samples by shard, and loading.sampling=balanced "
+                "draws them from all shards; use lanes: 1 and shuffle_window_samples: null"
+            )
+        if self.training.balance != "none":
+            raise ValueError(
+                f"loading.sampling=balanced and training.balance={self.training.balance} would make up for rare "
+                "classes twice; use sampling: uniform or balance: none"
+            )
 
 
 def read(path: Path, sections: Iterable[str] | None = None) -> dict[str, Section]:

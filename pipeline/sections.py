@@ -106,6 +106,9 @@ class Loading(Section):
     """Contiguous ranges of the shuffled shards that are read side by side; divides global_batch_size."""
     shuffle_window_samples: PositiveInt | None
     """Samples that are shuffled together inside a lane; null for the whole lane."""
+    sampling: Literal["uniform", "balanced"]
+    """`uniform` uses every sample once an epoch; `balanced` draws every class equally often, in as many steps, and
+    needs lanes: 1 and shuffle_window_samples: null."""
     workers_per_rank: Annotated[int, Field(ge=0)]
     """Threads that decode ahead; 0 decodes in the training thread."""
 

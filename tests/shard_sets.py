@@ -19,13 +19,14 @@ def write(
     num_classes: int = 2,
     side_px: int = 24,
     first_key: int = 0,
-    sorted_by_class: bool = False,
+    labels: list[int] | None = None,
     num_channels: int = 3,
     pixel_dtype: str = "uint8",
 ) -> Path:
     """The path of the index over shards of these sizes by split. A class is a colour with noise: learnable at once.
 
-    Other channels than those of RGB pictures are kept as arrays.
+    Samples are of each class in turn, in every split, or of `labels`, one a sample of all splits. Other channels than
+    those of RGB pictures are kept as arrays.
     """
     classes = [f"class-{label}" for label in range(num_classes)]
     random = np.random.default_rng(0)
@@ -36,11 +37,12 @@ def write(
     splits: dict[str, list[artifacts.Shard]] = {}
     for split in artifacts.SPLITS:
         splits[split] = []
-        total, done = sum(shard_sizes.get(split, [])), 0
+        first_of_split = key
         for number, size in enumerate(shard_sizes.get(split, [])):
-            labels = [
-                (done + i) * num_classes // max(total, 1) if sorted_by_class else (done + i) % num_classes
-                for i in range(size)
+            places = range(key, key + size)
+            of_shard = [
+                (place - first_of_split) % num_classes if labels is None else labels[place - first_key]
+                for place in places
             ]
             images = [
                 (
@@ -48,11 +50,10 @@ def write(
                     * brightest
                     / 255
                 ).astype(pixel_dtype)
-                for label in labels
+                for label in of_shard
             ]
-            splits[split].append(_write_shard(folder, split, number, key, labels, images, classes))
+            splits[split].append(_write_shard(folder, split, number, key, of_shard, images, classes))
             key += size
-            done += size
     every = [shard for split in splits.values() for shard in split]
     index = artifacts.Index(
         classes=classes,

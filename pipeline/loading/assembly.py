@@ -85,14 +85,15 @@ class Assembly:
         reader: SplitReader,
         numbers: np.ndarray,
         mask: np.ndarray,
-        render: Callable[[np.ndarray], Render],
+        turns: np.ndarray,
+        render: Callable[[np.ndarray, np.ndarray], Render],
         side_px: int,
         pages: Pages,
     ):
         self._reader = reader
         self._shards, self._rows = reader.locate(numbers)
         self._mask = mask
-        self._write = render(self._rows["key"])
+        self._write = render(self._rows["key"], turns)
         index = reader.index
         self._images_BHWC = pages.take((len(numbers), side_px, side_px, index.num_channels), index.pixel_dtype)
 

@@ -15,17 +15,20 @@ import numpy as np
 from pipeline.imaging.resizing import evaluation_view
 from pipeline.loading import augment
 from pipeline.loading.assembly import Assembly, Batch, Pages, Pixels, Render
-from pipeline.loading.keyed import key_of, uniforms
-from pipeline.loading.order import Order, evaluation_steps
+from pipeline.loading.keyed import key_of, mix, uniforms
+from pipeline.loading.order import Steps, evaluation_steps
 from pipeline.loading.read import SplitReader
 
 BATCHES_AHEAD = 3
 """Batches that are being made while one is used."""
 
+_Plan = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Of one batch: sample numbers, mask (False for padding) and turns (see `Steps.turns`)."""
+
 
 def training_batches(
     reader: SplitReader,
-    order: Order,
+    order: Steps,
     augmentation: augment.Augmentation,
     *,
     input_px: int,
@@ -36,13 +39,14 @@ def training_batches(
 ) -> Iterator[Batch]:
     """The rank's batches of one epoch from `first_step` on; the same pixels for a sample wherever it is processed."""
 
-    def plans() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def plans() -> Iterator[_Plan]:
         for step in range(first_step, order.num_steps):
             numbers = order.rank_step(step, rank, world_size)
-            yield numbers, np.ones(len(numbers), bool)
+            yield numbers, np.ones(len(numbers), bool), order.rank_turns(step, rank, world_size)
 
-    def render(keys_B: np.ndarray) -> Render:
-        draws_BD = uniforms(key_of(order.key, "augment"), keys_B, augment.NUM_DRAWS)
+    def render(keys_B: np.ndarray, turns_B: np.ndarray) -> Render:
+        counters_B = keys_B ^ mix(turns_B.astype(np.uint64))
+        draws_BD = uniforms(key_of(order.key, "augment"), counters_B, augment.NUM_DRAWS)
 
         def write(images: Sequence[Pixels], places: slice, out_BHWC: np.ndarray) -> None:
             heights_B, widths_B = np.array([image.size for image in images]).T
@@ -74,31 +78,32 @@ def evaluation_batches(
             evaluation_view(image.decoded(), input_px, out=out_HWC)
 
     try:
-        plans = evaluation_steps(reader.num_samples, batch_size, rank, world_size)
-        yield from _batches(reader, plans, lambda _keys_B: write, input_px, num_workers)
+        steps = evaluation_steps(reader.num_samples, batch_size, rank, world_size)
+        plans = ((numbers, mask, np.zeros_like(numbers)) for numbers, mask in steps)
+        yield from _batches(reader, plans, lambda _keys_B, _turns_B: write, input_px, num_workers)
     finally:
         reader.close()
 
 
 def _batches(
     reader: SplitReader,
-    plans: Iterable[tuple[np.ndarray, np.ndarray]],
-    render: Callable[[np.ndarray], Render],
+    plans: Iterable[_Plan],
+    render: Callable[[np.ndarray, np.ndarray], Render],
     side_px: int,
     num_workers: int,
 ) -> Iterator[Batch]:
     """Makes up to BATCHES_AHEAD batches ahead, each cut into one piece per worker."""
     pages = Pages()
     if num_workers == 0:
-        for numbers, mask in plans:
-            yield Assembly(reader, numbers, mask, render, side_px, pages).fill(0, len(numbers)).batch()
+        for plan in plans:
+            yield Assembly(reader, *plan, render, side_px, pages).fill(0, len(plan[0])).batch()
         return
     executor = ThreadPoolExecutor(num_workers, thread_name_prefix="convoy-loader")
     pending: deque[tuple[Assembly, list[Future]]] = deque()
     try:
-        for numbers, mask in plans:
-            assembly = Assembly(reader, numbers, mask, render, side_px, pages)
-            cuts = np.linspace(0, len(numbers), min(num_workers, len(numbers)) + 1).astype(int)
+        for plan in plans:
+            assembly = Assembly(reader, *plan, render, side_px, pages)
+            cuts = np.linspace(0, len(plan[0]), min(num_workers, len(plan[0])) + 1).astype(int)
             pieces = itertools.pairwise(cuts.tolist())
             pending.append((assembly, [executor.submit(assembly.fill, *piece) for piece in pieces]))
             if len(pending) > BATCHES_AHEAD:

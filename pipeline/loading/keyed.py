@@ -24,6 +24,15 @@ def key_of(*parts: object) -> int:
     return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "little")
 
 
+def keys_of(key: int, *counters: np.ndarray) -> np.ndarray:
+    """A 64-bit key for each tuple of counters, uint64; for many at once what `key_of` is for one."""
+    increment = np.array([_INCREMENT], np.uint64)
+    keys = mix(np.array([key], np.uint64) + increment)
+    for counter in counters:
+        keys = mix((keys ^ counter.astype(np.uint64)) + increment)
+    return keys
+
+
 def mix(words: np.ndarray) -> np.ndarray:
     """A bijection of 64-bit words in which each input bit flips each output bit about half the time."""
     words = (words ^ (words >> np.uint64(30))) * _MULTIPLIER_1
@@ -31,20 +40,22 @@ def mix(words: np.ndarray) -> np.ndarray:
     return words ^ (words >> np.uint64(31))
 
 
-def permute(positions: np.ndarray, size: int, key: int) -> np.ndarray:
-    """Where a shuffle of range(size) puts these positions: a bijection of range(size), int64.
+def permute(positions: np.ndarray, size: int | np.ndarray, key: int | np.ndarray) -> np.ndarray:
+    """Where a shuffle of range(size) puts these positions: a bijection of range(size), int64 [len(positions)].
 
-    Constant memory and time per position, at any size under 2**62. A mixed-radix Feistel network over a square that
-    exceeds `size` by less than one row; what falls into the excess walks on until it is inside (Black and Rogaway
-    2002).
+    `size` and `key` may be one for each position, which then are places in shuffles of their own. Constant memory and
+    time per position, at any size under 2**62. A mixed-radix Feistel network over a square that exceeds `size` by less
+    than one row; what falls into the excess walks on until it is inside (Black and Rogaway 2002).
     """
-    rows = int(np.ceil(np.sqrt(size))) if size else 1
-    columns = -(-size // rows)
-    values = np.asarray(positions, np.int64).copy()
+    values = np.array(positions, np.int64)
+    sizes, keys = np.atleast_1d(np.asarray(size, np.int64)), np.atleast_1d(np.asarray(key, np.uint64))
+    rows = np.maximum(1, np.ceil(np.sqrt(sizes)).astype(np.int64))
+    columns = -(-sizes // rows)
     outside = np.ones(values.shape, bool)
     while outside.any():
-        values[outside] = _feistel(values[outside], rows, columns, key)
-        outside = values >= size
+        of_outside = (each if len(each) == 1 else each[outside] for each in (rows, columns, keys))
+        values[outside] = _feistel(values[outside], *of_outside)
+        outside = values >= sizes
     return values
 
 
@@ -56,14 +67,15 @@ def uniforms(key: int, counters: np.ndarray, num_draws: int) -> np.ndarray:
     return (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-def _feistel(values: np.ndarray, rows: int, columns: int, key: int) -> np.ndarray:
+def _feistel(values: np.ndarray, rows: np.ndarray, columns: np.ndarray, keys: np.ndarray) -> np.ndarray:
     row, column = np.divmod(values, columns)
     for each in range(0, _NUM_ROUNDS, 2):
-        row = (row + _round(column, key, each, rows)) % rows
-        column = (column + _round(row, key, each + 1, columns)) % columns
+        row = (row + _round(column, keys, each, rows)) % rows
+        column = (column + _round(row, keys, each + 1, columns)) % columns
     return row * columns + column
 
 
-def _round(half: np.ndarray, key: int, number: int, modulus: int) -> np.ndarray:
-    round_key = np.uint64((key + (number + 1) * _INCREMENT) & _WORD)
-    return (mix(mix(half.astype(np.uint64) ^ round_key) + round_key) % np.uint64(modulus)).astype(np.int64)
+def _round(halves: np.ndarray, keys: np.ndarray, number: int, moduli: np.ndarray) -> np.ndarray:
+    round_keys = keys + np.uint64((number + 1) * _INCREMENT & _WORD)
+    mixed = mix(mix(halves.astype(np.uint64) ^ round_keys) + round_keys)
+    return (mixed % moduli.astype(np.uint64)).astype(np.int64)

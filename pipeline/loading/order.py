@@ -15,17 +15,44 @@ from pipeline.loading.keyed import key_of, permute
 
 
 @dataclass(frozen=True)
-class Order:
-    """The steps of one epoch."""
+class Steps:
+    """The steps of one epoch, whatever decides them."""
 
     global_batch_size: int
-    lanes: int
-    num_samples: int
     num_steps: int
     """Whole global batches; the remainder is left out of this epoch, other samples in each epoch."""
+    key: int
+    """Of the epoch."""
+
+    def step(self, step: int) -> np.ndarray:
+        """Sample numbers of one step, int64 [global_batch_size]. 0 <= step < num_steps."""
+        raise NotImplementedError
+
+    def turns(self, step: int) -> np.ndarray:
+        """Tells the draws of a sample in one epoch apart, int64 [global_batch_size]: each has a number of its own."""
+        return np.zeros(self.global_batch_size, np.int64)
+
+    def rank_step(self, step: int, rank: int, world_size: int) -> np.ndarray:
+        """The rank's slice of a step, int64 [global_batch_size / world_size]."""
+        return self._slice(self.step(step), rank, world_size)
+
+    def rank_turns(self, step: int, rank: int, world_size: int) -> np.ndarray:
+        """The rank's slice of a step's turns."""
+        return self._slice(self.turns(step), rank, world_size)
+
+    def _slice(self, of_step: np.ndarray, rank: int, world_size: int) -> np.ndarray:
+        size = self.global_batch_size // world_size
+        return of_step[rank * size : (rank + 1) * size]
+
+
+@dataclass(frozen=True)
+class Order(Steps):
+    """Every sample at most once, shard by shard: what `order` decides."""
+
+    lanes: int
+    num_samples: int
     window: int
     """Samples shuffled together, at most a lane."""
-    key: int
     shard_starts: np.ndarray
     """[num_shards + 1] first sample number of each shard, index order."""
     shard_permutation: np.ndarray
@@ -34,7 +61,7 @@ class Order:
     """[num_shards + 1] first place of each permuted shard in the epoch's concatenation."""
 
     def step(self, step: int) -> np.ndarray:
-        """Sample numbers of one step, lane by lane, int64 [global_batch_size]. 0 <= step < num_steps."""
+        """Sample numbers of one step, lane by lane."""
         samples_per_lane = self.num_samples // self.lanes
         draw = self.global_batch_size // self.lanes
         within = np.arange(step * draw, (step + 1) * draw, dtype=np.int64)
@@ -42,11 +69,6 @@ class Order:
             [lane * samples_per_lane + self._shuffle(within, lane, samples_per_lane) for lane in range(self.lanes)]
         )
         return self._numbers(places)
-
-    def rank_step(self, step: int, rank: int, world_size: int) -> np.ndarray:
-        """The rank's slice of a step, int64 [global_batch_size / world_size]."""
-        size = self.global_batch_size // world_size
-        return self.step(step)[rank * size : (rank + 1) * size]
 
     def _shuffle(self, within: np.ndarray, lane: int, samples_per_lane: int) -> np.ndarray:
         """Places inside a lane after its windows were shuffled; the last window may be short."""

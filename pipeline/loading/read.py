@@ -42,6 +42,15 @@ class SplitReader:
     def num_samples(self) -> int:
         return int(self._starts[-1])
 
+    @property
+    def class_counts(self) -> list[list[int]]:
+        """Samples per label, for each shard."""
+        return [shard.class_counts for shard in self.shards]
+
+    def labels(self, shard: int) -> np.ndarray:
+        """Of the shard's samples, int32 [num_samples], in the tar's order."""
+        return self._table(shard)["label"]
+
     def locate(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Shard and row in its sample table for each number; rows come as SAMPLE_DTYPE [len(numbers)]."""
         shards = np.searchsorted(self._starts, numbers, side="right") - 1

@@ -28,17 +28,10 @@ def order(split: str, epoch: int, world_size: int, rank: int, from_step: int, nu
 
 
 def _training(reader, loading, seed, epoch, world_size, rank, from_step) -> Iterator[tuple]:
-    from pipeline.loading.order import order as order_of
+    from pipeline.training.plan import Plan
 
-    steps = order_of(
-        reader.shard_sizes,
-        seed=seed,
-        epoch=epoch,
-        digest=reader.index.digest,
-        global_batch_size=loading.global_batch_size,
-        lanes=loading.lanes,
-        window=loading.shuffle_window_samples,
-    )
+    plan = Plan(index_digest=reader.index.digest, seed=seed, num_epochs=epoch + 1, loading=loading)
+    steps = plan.epoch(epoch, reader)
     if from_step >= steps.num_steps:
         raise ParamsError(
             f"--from-step {from_step} is past the epoch's end; its {steps.num_steps} steps are counted from 0."

@@ -33,7 +33,7 @@ class TrainingFeed:
         plan = self._task.plan(self._reader.index.digest)
         made = batches.training_batches(
             self._reader,
-            plan.epoch(epoch, self._reader.shard_sizes),
+            plan.epoch(epoch, self._reader),
             Augmentation(**self._task.augment.model_dump()),
             input_px=self._task.model.input_px,
             rank=self._place.rank,

@@ -143,7 +143,8 @@ def _build_classifier(
 
 
 def _guard(task: Task, reader: SplitReader) -> CollapseGuard:
-    counts = reader.index.class_counts("train")
+    is_balanced = task.loading.sampling == "balanced"
+    counts = [1] * len(reader.index.classes) if is_balanced else reader.index.class_counts("train")
     in_nats = task.training.loss == "cross_entropy" and task.training.balance == "none"
     return CollapseGuard(
         reader.index.classes, counts, task.optimizer.lr, loss_in_nats=in_nats, say=lambda text: _say(task, text)

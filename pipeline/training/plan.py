@@ -4,7 +4,9 @@ from collections.abc import Sequence
 
 from pipeline import params
 from pipeline.artifacts import Artifact
-from pipeline.loading.order import Order, num_steps_per_epoch, order
+from pipeline.loading.balance import balanced_order
+from pipeline.loading.order import Steps, num_steps_per_epoch, order
+from pipeline.loading.read import SplitReader
 
 
 class Plan(Artifact):
@@ -18,14 +20,14 @@ class Plan(Artifact):
     def steps_per_epoch(self, shard_sizes: Sequence[int]) -> int:
         return num_steps_per_epoch(sum(shard_sizes), self.loading.global_batch_size, self.loading.lanes)
 
-    def epoch(self, epoch: int, shard_sizes: Sequence[int]) -> Order:
-        """The order of one epoch of the training split, counted from 0."""
-        return order(
-            shard_sizes,
-            seed=self.seed,
-            epoch=epoch,
-            digest=self.index_digest,
-            global_batch_size=self.loading.global_batch_size,
-            lanes=self.loading.lanes,
-            window=self.loading.shuffle_window_samples,
-        )
+    def epoch(self, epoch: int, reader: SplitReader) -> Steps:
+        """The order of one epoch, counted from 0, of the training split that `reader` reads."""
+        which = {
+            "seed": self.seed,
+            "epoch": epoch,
+            "digest": self.index_digest,
+            "global_batch_size": self.loading.global_batch_size,
+        }
+        if self.loading.sampling == "balanced":
+            return balanced_order(reader.class_counts, reader.labels, **which)
+        return order(reader.shard_sizes, lanes=self.loading.lanes, window=self.loading.shuffle_window_samples, **which)

@@ -1,9 +1,10 @@
 """Holds a run's ledger against its plan: the committed steps have exactly the plan's samples, each step once."""
 
+from collections import Counter
 from dataclasses import dataclass
 
 from pipeline.errors import ArtifactError
-from pipeline.loading.order import Order
+from pipeline.loading.order import Steps
 from pipeline.loading.read import SplitReader
 from pipeline.training import checkpoint, ledger
 from pipeline.training.folder import Result, RunFolder
@@ -43,9 +44,9 @@ def check(run: RunFolder, reader: SplitReader) -> Proof:
     for step in range(num_committed):
         epoch, step_of_epoch = divmod(step, steps_per_epoch)
         if step_of_epoch == 0:
-            order = plan.epoch(epoch, reader.shard_sizes)
+            steps = plan.epoch(epoch, reader)
         where = f"step {step} (step {step_of_epoch} of epoch {epoch + 1})"
-        num_samples += _compare(entries.get(step), order, step_of_epoch, reader, f"{run.ledger}: {where}")
+        num_samples += _compare(entries.get(step), steps, step_of_epoch, reader, f"{run.ledger}: {where}")
     return Proof(
         num_steps=num_committed,
         num_steps_planned=plan.num_epochs * steps_per_epoch,
@@ -61,11 +62,11 @@ def _num_committed(run: RunFolder) -> int:
     return checkpoint.newest_whole(run.checkpoints) or 0
 
 
-def _compare(entry: Entry | None, order: Order, step: int, reader: SplitReader, where: str) -> int:
+def _compare(entry: Entry | None, steps: Steps, step: int, reader: SplitReader, where: str) -> int:
     """The number of samples of a step that agrees with its plan."""
     if entry is None:
         raise ArtifactError(f"{where} is not in the ledger, and later ones are committed; nothing vouches for it.")
-    _, rows = reader.locate(order.step(step))
+    _, rows = reader.locate(steps.step(step))
     planned = rows["key"]
     if entry.num_samples != len(planned):
         raise ArtifactError(f"{where} was trained on {entry.num_samples} samples; the plan has {len(planned)}.")
@@ -79,6 +80,6 @@ def _compare(entry: Entry | None, order: Order, step: int, reader: SplitReader, 
 def _differing(entry: Entry, planned) -> str:
     if entry.keys is None:
         return "; train with training.ledger: full to see which"
-    extra = sorted(set(entry.keys) - set(planned.tolist()))[:5]
-    lacking = sorted(set(planned.tolist()) - set(entry.keys))[:5]
-    return f": {extra} instead of {lacking}" if extra or lacking else ": one of them twice"
+    used, wanted = Counter(entry.keys), Counter(planned.tolist())  # a balanced step may have a sample twice
+    extra, lacking = (sorted(each.elements())[:5] for each in (used - wanted, wanted - used))
+    return f": {extra} instead of {lacking}" if extra else ""

@@ -20,7 +20,9 @@ SAY_ENOUGH = {
 def content(repository):
     """params.yaml, with fixed values where a message names them: people change the file."""
     content = yaml.safe_load((repository / "params.yaml").read_text(encoding="utf-8"))
-    content["loading"] |= {"global_batch_size": 64, "lanes": 1, "shuffle_window_samples": None}
+    content["loading"] |= {
+        "global_batch_size": 64, "lanes": 1, "shuffle_window_samples": None, "sampling": "uniform"
+    }  # fmt: skip
     content["split"] |= {"validation_fraction": 0.1, "test_fraction": 0.1}
     content["cluster"]["num_workers"] = 1
     return content
@@ -80,7 +82,7 @@ def test_what_is_left_out_of_the_fingerprint_are_fields(content):
         assert section.annotation.not_in_fingerprint <= section.annotation.model_fields.keys(), name
     loading = params.Loading(**content["loading"])
     assert params.for_fingerprint(loading) == {
-        "loading": {"global_batch_size": 64, "lanes": 1, "shuffle_window_samples": None}
+        "loading": {"global_batch_size": 64, "lanes": 1, "shuffle_window_samples": None, "sampling": "uniform"}
     }
 
 
@@ -166,6 +168,25 @@ def test_a_batch_that_its_lanes_do_not_divide(message, content):
     assert message(content) == (
         "params.yaml has 1 problem:\n  loading.global_batch_size=64 is not divisible by loading.lanes=3; "
         "use lanes: 1 or a divisor."
+    )
+
+
+@pytest.mark.parametrize("change", [{"lanes": 2}, {"shuffle_window_samples": 500}])
+def test_balanced_sampling_that_is_to_go_shard_by_shard(message, content, change):
+    content["loading"] |= {"sampling": "balanced"} | change
+    lanes, window = change.get("lanes", 1), change.get("shuffle_window_samples")
+    assert message(content) == (
+        f"params.yaml has 1 problem:\n  loading.lanes={lanes} and loading.shuffle_window_samples={window} order the "
+        "samples by shard, and loading.sampling=balanced draws them from all shards; use lanes: 1 and "
+        "shuffle_window_samples: null."
+    )
+
+
+def test_rare_classes_that_would_count_twice(message, content):
+    content["loading"]["sampling"], content["training"]["balance"] = "balanced", "class_weights"
+    assert message(content) == (
+        "params.yaml has 1 problem:\n  loading.sampling=balanced and training.balance=class_weights would make up for "
+        "rare classes twice; use sampling: uniform or balance: none."
     )
 
 

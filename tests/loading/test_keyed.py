@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.loading.keyed import key_of, mix, permute, uniforms
+from pipeline.loading.keyed import key_of, keys_of, mix, permute, uniforms
 
 sizes = st.one_of(st.integers(1, 300), st.integers(1, 20_000))
 keys = st.integers(0, 2**64 - 1)
@@ -26,6 +26,15 @@ def test_permute_of_any_size_stays_inside_and_keeps_positions_apart(size, key, r
 def test_permute_at_a_position_does_not_depend_on_the_others():
     whole = permute(np.arange(1000), 1000, 7)
     assert permute(np.array([123, 999]), 1000, 7).tolist() == whole[[123, 999]].tolist()
+
+
+@given(st.lists(st.tuples(st.integers(0, 2**40), st.integers(1, 2**40), keys), min_size=1, max_size=20))
+def test_positions_may_be_in_shuffles_of_their_own(asked):
+    positions, own_sizes, own_keys = zip(*((position % size, size, key) for position, size, key in asked), strict=True)
+    together = permute(np.array(positions), np.array(own_sizes), np.array(own_keys, np.uint64))
+    each = zip(positions, own_sizes, own_keys, strict=True)
+    alone = [int(permute(np.array([position]), size, key)[0]) for position, size, key in each]
+    assert together.tolist() == alone
 
 
 def test_permute_differs_by_key_and_is_pinned():
@@ -77,6 +86,11 @@ def test_mix_flips_half_of_the_bits():
     for bit in range(0, 64, 7):
         flipped = mix(words) ^ mix(words ^ np.uint64(1 << bit))
         assert np.mean([int(word).bit_count() for word in flipped]) == pytest.approx(32, abs=0.5)
+
+
+def test_keys_of_tells_tuples_of_counters_apart():
+    grid = np.indices((50, 50)).reshape(2, -1)
+    assert len(np.unique(np.concatenate([keys_of(5, *grid), keys_of(6, *grid), keys_of(5, grid[0])]))) == 5050
 
 
 def test_key_of_tells_types_and_orders_apart():

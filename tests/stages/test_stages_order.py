@@ -18,7 +18,7 @@ BATCH = 8
 @pytest.fixture
 def project(tmp_path, repository, monkeypatch):
     content = yaml.safe_load((repository / "params.yaml").read_text(encoding="utf-8"))
-    content["loading"] |= {"global_batch_size": BATCH, "lanes": 2, "shuffle_window_samples": 9}
+    content["loading"] |= {"global_batch_size": BATCH, "lanes": 2, "shuffle_window_samples": 9, "sampling": "uniform"}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(content))
     shard_sets.write(tmp_path / "data" / "shards", {"train": [13, 9, 20], "validation": [7, 4]}, first_key=100)
     monkeypatch.chdir(tmp_path)
@@ -47,6 +47,16 @@ def test_the_plan_is_that_of_training(project, printed):
     for line in lines:
         # Keys of these sets are numbers from 100 on.
         assert line["keys"] == (steps.rank_step(line["step"], 1, 4) + 100).tolist()
+
+
+def test_a_balanced_plan_has_as_much_of_each_class(project, printed):
+    content = yaml.safe_load(layout.PARAMS.read_text())
+    content["loading"] |= {"lanes": 1, "shuffle_window_samples": None, "sampling": "balanced"}
+    layout.PARAMS.write_text(yaml.safe_dump(content))
+    lines = printed(epoch=3, world_size=2, rank=1, from_step=2)
+    assert [line["position"] for line in lines] == [17, 18, 19]
+    # Odd keys are of one class, and every step draws the two classes in turn.
+    assert [sum(key % 2 for key in line["keys"]) for line in lines] == [2, 2, 2]
 
 
 def test_ranks_together_print_the_whole_step(printed):

@@ -29,8 +29,8 @@ def reader(tmp_path_factory):
 
 
 def keys_of(plan, reader, step):
-    order = plan.epoch(step // STEPS_PER_EPOCH, reader.shard_sizes)
-    return reader.locate(order.step(step % STEPS_PER_EPOCH))[1]["key"]
+    steps = plan.epoch(step // STEPS_PER_EPOCH, reader)
+    return reader.locate(steps.step(step % STEPS_PER_EPOCH))[1]["key"]
 
 
 def write_steps(run, plan, reader, attempt, steps, *, world_size=2, with_keys=True):
@@ -42,11 +42,14 @@ def write_steps(run, plan, reader, attempt, steps, *, world_size=2, with_keys=Tr
                 book.record(step, keys[rank * size : (rank + 1) * size], torch.tensor(0.5))
 
 
-@pytest.fixture
-def run(reader, tmp_path) -> RunFolder:
+@pytest.fixture(params=["uniform", "balanced"])
+def run(reader, tmp_path, request) -> RunFolder:
     """Two epochs by two ranks, killed once in step 6 after a checkpoint at 5, and then by one rank."""
     run = RunFolder(tmp_path)
-    loading = params.Loading(global_batch_size=8, lanes=2, shuffle_window_samples=None, workers_per_rank=0)
+    lanes = {"uniform": 2, "balanced": 1}[request.param]
+    loading = params.Loading(
+        global_batch_size=8, lanes=lanes, shuffle_window_samples=None, sampling=request.param, workers_per_rank=0
+    )
     plan = Plan(index_digest=reader.index.digest, seed=0, num_epochs=2, loading=loading)
     plan.write(run.plan)
     write_steps(run, plan, reader, 1, range(7))
