@@ -65,7 +65,7 @@ def decode(
     if bands is not None:
         _check_bytes(bands.height, bands.width, bands.num_bytes, max_pixels)
         with _translating():
-            return _upright(decode_bands(data, bands), bands.orientation)
+            return _upright(_repeat_grey(decode_bands(data, bands)), bands.orientation)
     with _open(data) as image:
         _check_pixels(image.height, image.width, max_pixels)
         _check_whole(data)

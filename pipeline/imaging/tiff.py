@@ -25,7 +25,10 @@ _ROWS, _STRIP_BYTES, _PLANAR, _PREDICTOR, _TILE_WIDTH, _TILE_HEIGHT, _TILES, _TI
 )  # fmt: skip
 """Tags. Source: TIFF 6.0, appendix A."""
 
-_CMYK, _NUM_COLORS_OF_CMYK, _GREY, _SEPARATE, _UNSIGNED = 5, 4, 1, 2, 1
+_GREY, _SEPARATE, _UNSIGNED = 1, 2, 1
+_NUM_COLORS = {0: 1, 1: 1, 2: 3, 3: 1, 4: 1, 5: 4, 6: 3, 8: 3}
+"""By photometric interpretation: grey (0, 1), RGB, palette, mask, CMYK, YCbCr, Lab."""
+
 _ALPHA = (1, 2)  # associated and unassociated; 0 may be anything, an infrared band most often
 _DIFFERENCES = 2
 _PLAIN, _PACKBITS = 1, 32773
@@ -64,7 +67,8 @@ class Bands(NamedTuple):
 
 
 def read_bands(data: bytes) -> Bands | None:
-    """None for grey, RGB, CMYK and palettes, with or without transparency, and for what is no readable TIFF.
+    """None for grey, RGB, CMYK and palettes, with or without transparency, and for what is no readable TIFF. Three
+    samples that are not said to be colours are none: so GDAL writes three bands of 16 bits.
 
     Raises ImageError with the reason unsupported_channels, unsupported_mode or damaged. Source: TIFF 6.0, section 18.
     """
@@ -74,11 +78,11 @@ def read_bands(data: bytes) -> Bands | None:
         tags = _read_directory(data)
         num_channels = int(tags.get(_SAMPLES, 1))
         extra = tags.get(_EXTRA, ())
-        is_cmyk = tags.get(_PHOTOMETRIC) == _CMYK
+        wanted = _NUM_COLORS.get(tags.get(_PHOTOMETRIC, 0))
     except Exception:  # damaged in a way that the decoder has a better message for
         return None
     num_colors = num_channels - sum(kind in _ALPHA for kind in extra)
-    if num_colors in (1, 3) or (is_cmyk and num_colors == _NUM_COLORS_OF_CMYK):
+    if wanted is None or num_colors == wanted:
         return None
     if not 0 < num_channels <= MAX_CHANNELS:
         raise ImageError(

@@ -16,10 +16,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.artifacts import SPLITS, Index, MadeWith, Reject, Shard
+from pipeline.imaging.channels import Channels
 from pipeline.sharding.alike import group_alike
 from pipeline.sharding.arrange import Records, arrange, fixed_splits
 from pipeline.sharding.audit import Audit, AuditRule, Samples, audit_samples, is_refused
-from pipeline.sharding.encode import NO_PIXELS, ChannelSums
 from pipeline.sharding.former import Progress, open_former
 from pipeline.sharding.groups import alone, group_equal
 from pipeline.sharding.growth import UNKNOWN, carry_shards
@@ -27,6 +27,7 @@ from pipeline.sharding.index import by_split, make_index, write_companions
 from pipeline.sharding.inspect import RECORDS_PER_PIECE, Looks, Piece, inspect_records
 from pipeline.sharding.likeness import LIKENESS_DTYPE
 from pipeline.sharding.manifest import Manifest
+from pipeline.sharding.pixels import channel_sums, find_channels, image_extension, reject_others
 from pipeline.sharding.plan import NOTHING_TAKEN, PlannedShard, plan_shards
 from pipeline.sharding.reading import absolute_root
 from pipeline.sharding.records import FactsFile
@@ -93,7 +94,10 @@ def build_shard_set(
         facts.create(manifest)
         with progress("decoding", num_records) as advance:
             rejects = inspect_records(_pieces(manifest, image_root, spool, form), workers, advance)
-        alike = _alike(looks, num_records, audit_rule.near_duplicate_bits)
+        channels = find_channels(looks)
+        rejects = dict(sorted((rejects | reject_others(looks, facts, channels)).items()))
+        rules["channels"] = str(channels)
+        alike = _alike(looks, list(rejects), num_records, audit_rule.near_duplicate_bits)
         stored, why_anew = open_former(former, rules, classes, metadata_columns, workers, progress)
         records = Records(manifest, labels, looks, alike, list(rejects), fixed)
         parts, places = arrange(records, split_rule, stored)
@@ -107,7 +111,7 @@ def build_shard_set(
         if is_refused(audit, audit_rule.max_rejected_fraction):
             return Built(None, audit, in_order, 0, why_anew)
         check_no_split_is_empty(list(audit.samples_by_split.values()), split_rule)
-        sums = _sums(looks, splits)
+        sums = channel_sums(looks, spool, splits == TRAIN, channels)
         carried, taken = [], NOTHING_TAKEN
         if stored is not None:
             carried, taken = carry_shards(stored, places, made), stored.taken
@@ -117,12 +121,20 @@ def build_shard_set(
         for planned in plan:
             (made / planned.name).parent.mkdir(parents=True, exist_ok=True)
         num_new = sum(len(planned.rows) for planned in plan)
-        shard_works = _work(plan, made, image_root, spool, labels, num_records, len(classes))
+        shard_works = _work(plan, made, image_root, spool, labels, num_records, len(classes), channels)
         with progress("writing", num_new) as advance:
             shards = [*carried, *workers.map(write_shard, shard_works, advance)]
     splits_of_shards = by_split(shards, split_rule.fold)
     index = make_index(
-        classes, splits_of_shards, sums, metadata_columns, num_records, len(rejects), rules, stored and stored.index
+        classes,
+        splits_of_shards,
+        sums,
+        channels,
+        metadata_columns,
+        num_records,
+        len(rejects),
+        rules,
+        stored and stored.index,
     )
     assert sum(map(index.num_samples, SPLITS)) == audit.num_samples, "samples were lost on the way into shards"
     _remove_all_but(shards, made)
@@ -158,20 +170,23 @@ def _pieces(manifest: Manifest, image_root: str, spool: Path, form: ShardForm) -
         first_row += len(of_piece)
 
 
-def _alike(looks: Looks, num_records: int, max_bits: int | None) -> np.ndarray:
-    """Groups of images that look alike."""
+def _alike(looks: Looks, rejected: list[int], num_records: int, max_bits: int | None) -> np.ndarray:
+    """Groups of images that look alike; no reject is in one."""
     if max_bits is None:
         return alone(num_records)
     hashes, contrasts = looks.column("likeness", "hash"), looks.column("likeness", "contrast")
+    contrasts[rejected] = 0.0
     return group_alike(hashes, contrasts, lambda rows: looks.rows(rows)["likeness"]["thumb"], max_bits)
 
 
 def _samples(
     manifest: Manifest, labels: np.ndarray, splits: np.ndarray, alike: np.ndarray, looks: Looks, facts: FactsFile
 ) -> Samples:
-    kinds = Counter()
+    kinds, start = Counter(), 0
     for of_batch in looks.batches("kind"):
-        kinds.update(dict(zip(*(each.tolist() for each in np.unique(of_batch, return_counts=True)), strict=True)))
+        of_samples = of_batch[splits[start : start + len(of_batch)] != NO_SPLIT]
+        kinds.update(dict(zip(*(each.tolist() for each in np.unique(of_samples, return_counts=True)), strict=True)))
+        start += len(of_batch)
     return Samples(
         labels=labels,
         splits=splits,
@@ -179,7 +194,7 @@ def _samples(
         alike=alike,
         together=_together(manifest),
         look=lambda name: looks.column(*(("likeness", name) if name in LIKENESS_DTYPE.names else (name,))),
-        kinds={kind.decode(): count for kind, count in sorted(kinds.items()) if kind},  # a reject has none
+        kinds={kind.decode(): count for kind, count in sorted(kinds.items())},
         paths=lambda rows: [each.path for each in facts.rows(rows)],
     )
 
@@ -193,17 +208,6 @@ def _together(manifest: Manifest) -> np.ndarray:
     return leaders
 
 
-def _sums(looks: Looks, splits: np.ndarray) -> ChannelSums:
-    """Over the training split."""
-    sums, start = NO_PIXELS, 0
-    for rows in looks.batches():
-        of_train = rows[splits[start : start + len(rows)] == TRAIN]
-        totals = (tuple(of_train[name].sum(axis=0).tolist()) for name in ("values", "squares"))
-        sums += ChannelSums(int(of_train["num_pixels"].sum()), *totals)
-        start += len(rows)
-    return sums
-
-
 def _work(
     plan: list[PlannedShard],
     folder: Path,
@@ -212,6 +216,7 @@ def _work(
     labels: np.ndarray,
     num_records: int,
     num_classes: int,
+    channels: Channels,
 ) -> Iterator[ShardWork]:
     """One piece at a time: only the shards in flight exist as Python objects."""
     for planned in plan:
@@ -223,6 +228,7 @@ def _work(
             spool=spool,
             num_records=num_records,
             num_classes=num_classes,
+            image_extension=image_extension(channels),
             rows=planned.rows,
             labels=labels[planned.rows].tolist(),
         )

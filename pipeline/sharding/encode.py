@@ -1,6 +1,7 @@
 """Bytes of a source image -> bytes that go into a shard. Every image is decoded here once, by training's rules.
 
-A JPEG that already is what a shard should hold keeps its own bytes, so that nothing is lost by encoding it again.
+Pictures become JPEGs, images of other channels arrays. What already is what a shard should hold keeps its own bytes, so
+that nothing is lost by encoding it again.
 """
 
 from typing import NamedTuple
@@ -10,12 +11,14 @@ import numpy as np
 import simplejpeg
 
 from pipeline.errors import ImageError
+from pipeline.imaging.arrays import encode_array
 from pipeline.imaging.channels import RGB, channels_of
 from pipeline.imaging.decode import decode, read_size
 from pipeline.imaging.jpeg import read_jpeg_header
 from pipeline.imaging.resizing import resize, size_at_short_side
 
-NUM_CHANNELS = 3
+NUM_CHANNELS = RGB.number
+PIXELS_AT_ONCE = 65_536
 MAX_JPEG_SIDE_PX = 65_500  # libjpeg's JPEG_MAX_DIMENSION
 FULL_COLOR_BELOW_PX = 128
 """Short side under which a pixel of colour for four of brightness is missed more than its bytes are."""
@@ -35,8 +38,8 @@ class ChannelSums(NamedTuple):
             tuple(a + b for a, b in zip(self.squares, other.squares, strict=True)),
         )
 
-    def mean_and_std(self) -> tuple[list[float], list[float]]:
-        """Per channel, pixels scaled to 0..1."""
+    def mean_and_std(self, largest: int = 255) -> tuple[list[float], list[float]]:
+        """Per channel, pixels scaled to 0..1 by their largest possible value."""
         count = self.num_pixels
         means = [value / count for value in self.values]
         # The variance by whole numbers: two large floats of nearly the same size would cancel.
@@ -44,17 +47,18 @@ class ChannelSums(NamedTuple):
             (square * count - value * value) / (count * count)
             for value, square in zip(self.values, self.squares, strict=True)
         ]
-        return [mean / 255 for mean in means], [variance**0.5 / 255 for variance in variances]
+        return [mean / largest for mean in means], [variance**0.5 / largest for variance in variances]
 
 
-NO_PIXELS = ChannelSums(0, (0,) * NUM_CHANNELS, (0,) * NUM_CHANNELS)
+def no_pixels(num_channels: int) -> ChannelSums:
+    return ChannelSums(0, (0,) * num_channels, (0,) * num_channels)
 
 
 class Encoded(NamedTuple):
     """An image as a shard holds it."""
 
     data: bytes
-    """A JPEG, upright, grey or RGB; the very object that came in where the image keeps its own bytes."""
+    """A JPEG, upright, grey or RGB, or an array; the very object that came in where the image keeps its own bytes."""
     source_height: int
     source_width: int
     """Of the source, upright."""
@@ -67,14 +71,13 @@ class Encoded(NamedTuple):
 def encode(data: bytes, short_side_px: int | None, jpeg_quality: int) -> Encoded:
     """Raises ImageError where `imaging.decode` does, and for what is too long for a JPEG."""
     image_HWC = decode(data, min_short_side_px=short_side_px or 0)
-    if channels_of(image_HWC) != RGB:
-        raise ImageError(
-            "unsupported_channels",
-            f"The image has {channels_of(image_HWC)}; images have 1 or 3: choose the bands and write them as RGB.",
-        )
     height, width = read_size(data)
     # From the source's size: a decoder that scales rounds, and its rounding would be scaled too.
     size = size_at_short_side(height, width, short_side_px) if short_side_px else (height, width)
+    if channels_of(image_HWC) != RGB:
+        image_HWC = resize(image_HWC, *size)
+        encoded = encode_array(image_HWC)
+        return Encoded(data if encoded == data else encoded, height, width, _sums_of_any(image_HWC), image_HWC)
     header = read_jpeg_header(data)
     if header is not None and header.is_plain and size == (height, width):
         return Encoded(data, height, width, _sums(image_HWC), image_HWC)
@@ -95,3 +98,14 @@ def _sums(image_HWC: np.ndarray) -> ChannelSums:
     values = tuple(round(mean * num_pixels) for mean in means)
     squares = tuple(round((std * std + mean * mean) * num_pixels) for mean, std in zip(means, stds, strict=True))
     return ChannelSums(num_pixels, values, squares)
+
+
+def _sums_of_any(image_HWC: np.ndarray) -> ChannelSums:
+    """Of 16 bits and of any number of channels: the squares of a large image are beyond a double's whole numbers."""
+    pixels_NC = image_HWC.reshape(-1, image_HWC.shape[2])
+    values, squares = np.zeros((2, image_HWC.shape[2]), np.int64)
+    for start in range(0, len(pixels_NC), PIXELS_AT_ONCE):
+        part_NC = pixels_NC[start : start + PIXELS_AT_ONCE].astype(np.int64)
+        values += part_NC.sum(axis=0)
+        squares += (part_NC * part_NC).sum(axis=0)
+    return ChannelSums(len(pixels_NC), tuple(values.tolist()), tuple(squares.tolist()))

@@ -15,7 +15,7 @@ from pipeline.errors import SourceError
 from pipeline.sharding.manifest import Record
 
 IMAGE_EXTENSIONS = frozenset(
-    b".jpg .jpeg .jpe .jfif .png .webp .bmp .gif .tif .tiff .jp2 .j2k".split()
+    b".jpg .jpeg .jpe .jfif .png .webp .bmp .gif .tif .tiff .jp2 .j2k .npy".split()
 )  # what imaging reads
 SPLIT_OF_FOLDER = {b"train": "train", b"val": "validation", b"validation": "validation", b"test": "test"}
 
@@ -100,8 +100,6 @@ def why_no_image(name: bytes) -> str | None:
     if name.startswith(b"._"):
         return "hidden"  # macOS's notes beside a file carry the image's extension
     extension = os.path.splitext(name)[1].lower()
-    if extension == b".npy":
-        return "npy_array"  # bands in an array are often the whole data set: not to be lost among the unknown
     return None if extension in IMAGE_EXTENSIONS else "unknown_extension"
 
 

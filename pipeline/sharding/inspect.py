@@ -14,8 +14,9 @@ import numpy as np
 
 from pipeline.artifacts import Reject
 from pipeline.errors import ImageError
+from pipeline.imaging.channels import RGB, Channels, channels_of
 from pipeline.imaging.decode import read_kind
-from pipeline.sharding.encode import NUM_CHANNELS, encode
+from pipeline.sharding.encode import NUM_CHANNELS, ChannelSums, encode
 from pipeline.sharding.groups import DIGEST_BYTES
 from pipeline.sharding.likeness import LIKENESS_DTYPE, likeness
 from pipeline.sharding.reading import read_image
@@ -25,15 +26,18 @@ from pipeline.sharding.workers import Advance, Workers
 RECORDS_PER_PIECE = 128
 RECORDS_PER_REPORT = 16
 ROWS_PER_READ = 8192
+SUM_DTYPE = np.dtype("<i8")
 
 LOOK_DTYPE = np.dtype(
     [
         ("sha256", "u1", DIGEST_BYTES),  # of the source's bytes
         ("height", "<i4"),
         ("width", "<i4"),  # of the source, upright
+        ("num_channels", "<u2"),
+        ("sample_bytes", "u1"),  # 1 for uint8, 2 for uint16
         ("num_pixels", "<i8"),
         ("values", "<i8", NUM_CHANNELS),
-        ("squares", "<i8", NUM_CHANNELS),  # sums over the stored pixels
+        ("squares", "<i8", NUM_CHANNELS),  # sums over the stored pixels; of other channels than RGB see `read_sums`
         ("kind", "S16"),  # see imaging.decode.read_kind
         ("likeness", LIKENESS_DTYPE),
         ("spool_offset", "<i8"),
@@ -75,14 +79,14 @@ def inspect_piece(piece: Piece, advance: Advance) -> list[tuple[int, Reject]]:
             if (position + 1) % RECORDS_PER_REPORT == 0:
                 advance(RECORDS_PER_REPORT)
             try:
-                looks[position], spooled = _look_at(piece, source)
+                looks[position], sums, spooled = _look_at(piece, source)
             except ImageError as exc:
                 reject = Reject(path=source, reason=exc.reason, detail=str(exc))
                 rejects.append((piece.first_row + position, reject))
                 continue
-            looks[position]["spool_offset"] = num_spooled
-            num_spooled += file.write(spooled)
-            sha256.update(spooled)
+            looks[position]["spool_offset"] = num_spooled + len(sums)
+            num_spooled += file.write(sums) + file.write(spooled)
+            sha256.update(sums + spooled)
     finish(path)
     with _looks_path(piece.spool).open("r+b") as file:
         file.seek(piece.first_row * LOOK_DTYPE.itemsize)
@@ -110,19 +114,26 @@ def _finished(piece: Piece) -> list[tuple[int, Reject]] | None:
     return [(row, Reject(**reject)) for row, reject in seal["rejects"]]
 
 
-def _look_at(piece: Piece, path: str) -> tuple[np.void, bytes]:
-    """A scalar of LOOK_DTYPE, and the bytes to spool: none where the image keeps its own."""
+def _look_at(piece: Piece, path: str) -> tuple[np.void, bytes, bytes]:
+    """A scalar of LOOK_DTYPE, the sums of channels that have no place in it, and the image's bytes to spool: none where
+    it keeps its own."""
     data = read_image(piece.image_root, path)
     encoded = encode(data, piece.short_side_px, piece.jpeg_quality)
     spooled = b"" if encoded.data is data else encoded.data
     look = np.zeros((), LOOK_DTYPE)
     look["sha256"] = np.frombuffer(hashlib.sha256(data).digest(), np.uint8)
     look["height"], look["width"] = encoded.source_height, encoded.source_width
-    look["num_pixels"], look["values"], look["squares"] = encoded.sums
+    found, sums = channels_of(encoded.image_HWC), b""
+    look["num_channels"], look["sample_bytes"] = found.number, encoded.image_HWC.itemsize
+    if found == RGB:
+        look["num_pixels"], look["values"], look["squares"] = encoded.sums
+    else:
+        look["num_pixels"] = encoded.sums.num_pixels
+        sums = np.array([encoded.sums.values, encoded.sums.squares], SUM_DTYPE).tobytes()
     look["kind"] = read_kind(data).encode("ascii", "replace")
     look["likeness"] = likeness(encoded.image_HWC)
     look["spool_bytes"] = len(spooled)
-    return look[()], spooled
+    return look[()], sums, spooled
 
 
 class Looks:
@@ -182,6 +193,20 @@ class Looks:
             part = slice(start, start + ROWS_PER_READ)
             digests[part] = self.rows(rows[part])["sha256"]
         return digests
+
+
+def look_channels(look: np.void) -> Channels:
+    """Those of one image that is no reject."""
+    return Channels(int(look["num_channels"]), f"uint{8 * int(look['sample_bytes'])}")
+
+
+def read_sums(spool: Path, row: int, look: np.void) -> ChannelSums:
+    """Of an image with other channels than RGB: they lie in the piece file before the place of its bytes."""
+    num_bytes = 2 * int(look["num_channels"]) * SUM_DTYPE.itemsize
+    with _piece_path(spool, row - row % RECORDS_PER_PIECE).open("rb", buffering=0) as file:
+        file.seek(int(look["spool_offset"]) - num_bytes)
+        values, squares = np.frombuffer(file.read(num_bytes), SUM_DTYPE).reshape(2, -1).tolist()
+    return ChannelSums(int(look["num_pixels"]), tuple(values), tuple(squares))
 
 
 def read_spooled(spool: Path, row: int, look: np.void) -> bytes:

@@ -7,6 +7,8 @@ a few hundredths change both only a little. Whole numbers only: every machine co
 import cv2
 import numpy as np
 
+from pipeline.imaging.channels import RGB, channels_of
+
 HASH_CELLS = 32
 NUM_FREQUENCIES = 8
 """Per axis: 8 x 8 make the 64 bits."""
@@ -28,23 +30,37 @@ _COSINES = np.rint(4096 * np.cos(np.pi * np.arange(NUM_FREQUENCIES)[:, None] * _
 
 
 def likeness(image_HWC: np.ndarray) -> np.ndarray:
-    """A scalar of LIKENESS_DTYPE for uint8 RGB pixels.
+    """A scalar of LIKENESS_DTYPE for pixels of any channels: the grey of RGB is its luma, of others their mean.
 
+    16 bits are taken over the range of the image's own thumbnail, because hardly a sensor uses all of them; so such an
+    image is rarely dark, and blank only where it is the same everywhere.
     Source: the DCT hash of Zauner 2010, "Implementation and Benchmarking of Perceptual Image Hash Functions", 3.2.1.
     """
     # Of a large image every few pixels will do: four by four in each cell.
     step = max(1, min(image_HWC.shape[:2]) // (4 * HASH_CELLS))
     sample_HWC = np.ascontiguousarray(image_HWC[::step, ::step])
-    sums_HW = cv2.integral(cv2.cvtColor(sample_HWC, cv2.COLOR_RGB2GRAY), sdepth=cv2.CV_64F)
+    sums_HW = cv2.integral(_grey(sample_HWC), sdepth=cv2.CV_64F)
     frequencies = (_COSINES @ (16 * _cell_means(sums_HW, HASH_CELLS)).astype(np.int64) @ _COSINES.T).ravel()
     found = np.zeros((), LIKENESS_DTYPE)
     # The first frequency is the brightness: it would say the same of nearly every image.
     is_set = frequencies > np.median(frequencies[1:])
     is_set[0] = False
     found["hash"] = _BIT_VALUES[is_set].sum(dtype=np.uint64)
-    found["thumb"] = (_cell_means(sums_HW, THUMB_CELLS) + 0.5).astype(np.uint8).ravel()
+    cells_HW = _cell_means(sums_HW, THUMB_CELLS)
+    if image_HWC.dtype == np.uint16:
+        low, high = cells_HW.min(), cells_HW.max()
+        cells_HW = (cells_HW - low) * (255 / (high - low)) if high > low else np.full_like(cells_HW, 128)
+    found["thumb"] = (cells_HW + 0.5).astype(np.uint8).ravel()
     found["brightness"], found["contrast"] = found["thumb"].mean(), found["thumb"].std()
     return found
+
+
+def _grey(image_HWC: np.ndarray) -> np.ndarray:
+    """[H, W] of the image's type."""
+    if channels_of(image_HWC) == RGB:
+        return cv2.cvtColor(image_HWC, cv2.COLOR_RGB2GRAY)
+    num_channels = image_HWC.shape[2]
+    return ((image_HWC.sum(axis=2, dtype=np.uint32) + num_channels // 2) // num_channels).astype(image_HWC.dtype)
 
 
 def _cell_means(sums_HW: np.ndarray, num_cells: int) -> np.ndarray:

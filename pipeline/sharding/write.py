@@ -22,7 +22,6 @@ from pipeline.sharding.resume import finish, read_seal, unfinished, write_seal
 from pipeline.sharding.tar import TarWriter
 from pipeline.sharding.workers import Advance
 
-IMAGE_EXTENSION = "jpg"
 IMAGES_PER_REPORT = 16
 ENDINGS = ("tar", "npy", "idx")
 """Of a shard's files: the samples, their table, DALI's index."""
@@ -39,6 +38,7 @@ class ShardWork(NamedTuple):
     num_records: int
     """Of the whole manifest."""
     num_classes: int
+    image_extension: str
     rows: np.ndarray
     """int64: rows of the manifest."""
     labels: list[int]
@@ -72,7 +72,7 @@ def _write(work: ShardWork, facts: list[Facts], looks: np.ndarray, advance: Adva
     table = np.array(rows, SAMPLE_DTYPE)
     with unfinished(table_path).open("wb") as file:
         np.save(file, table, allow_pickle=False)
-    unfinished(dali_path).write_text(dali_index(table, IMAGE_EXTENSION), encoding="ascii")
+    unfinished(dali_path).write_text(dali_index(table, work.image_extension), encoding="ascii")
     for path in (tar_path, table_path, dali_path):
         finish(path)
     return Shard(
@@ -131,7 +131,7 @@ def _add_sample(tar: TarWriter, work: ShardWork, position: int, facts: Facts, lo
     key, label = work.first_key + position, work.labels[position]
     stem = f"{key:0{KEY_DIGITS}d}"
     image, says = _image_bytes(work, position, facts.path, look), facts_member(facts, look)
-    image_offset = tar.add(f"{stem}.{IMAGE_EXTENSION}", image)
+    image_offset = tar.add(f"{stem}.{work.image_extension}", image)
     tar.add(f"{stem}.cls", str(label).encode())
     json_offset = tar.add(f"{stem}.json", says)
     return (key, image_offset, len(image), json_offset, len(says), label)

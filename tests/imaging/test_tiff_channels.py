@@ -34,13 +34,27 @@ def test_grey_colour_and_transparency_are_pictures(num_channels, photometric, ex
 
 @pytest.mark.parametrize(
     ("num_channels", "photometric", "extra"),
-    [(4, RGB, (0,)), (5, RGB, (0, 0)), (13, GREY, (0,) * 12), (13, GREY, ()), (2, GREY, (0,)), (5, RGB, (0, 2))],
+    [
+        (4, RGB, (0,)),
+        (5, RGB, (0, 0)),
+        (13, GREY, (0,) * 12),
+        (13, GREY, ()),
+        (2, GREY, (0,)),
+        (5, RGB, (0, 2)),
+        (3, GREY, (0, 0)),
+    ],
 )
 def test_other_channels_are_kept_as_they_are_transparency_too(num_channels, photometric, extra):
     image_HWC = noise(num_channels)
     data = tiff(image_HWC, photometric=photometric, extra=extra)
     np.testing.assert_array_equal(decode(data), image_HWC)
     assert read_kind(data) == f"TIFF {num_channels} uint8"
+
+
+def test_three_samples_of_sixteen_bits_are_a_picture_only_when_they_are_said_to_be_colours():
+    image_HWC = noise(3, "uint16")
+    np.testing.assert_array_equal(decode(tiff(image_HWC, photometric=RGB)), image_HWC >> 8)
+    np.testing.assert_array_equal(decode(tiff(image_HWC, photometric=GREY)), image_HWC)
 
 
 @given(

@@ -9,7 +9,7 @@ from PIL import Image
 
 from pipeline.errors import ImageError
 from pipeline.imaging.decode import decode
-from pipeline.sharding.encode import NO_PIXELS, encode
+from pipeline.sharding.encode import encode, no_pixels
 
 SMOOTH = Image.fromarray(np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)).resize((400, 300))
 
@@ -68,7 +68,7 @@ def test_sums_are_exact_whole_numbers():
     assert encoded.sums.num_pixels == len(values_N3)
     assert encoded.sums.values == tuple(values_N3.sum(axis=0))
     assert encoded.sums.squares == tuple((values_N3**2).sum(axis=0))
-    mean, std = (encoded.sums + encoded.sums + NO_PIXELS).mean_and_std()
+    mean, std = (encoded.sums + encoded.sums + no_pixels(3)).mean_and_std()
     np.testing.assert_allclose(mean, values_N3.mean(axis=0) / 255, rtol=1e-12)
     np.testing.assert_allclose(std, values_N3.std(axis=0) / 255, rtol=1e-9)
 

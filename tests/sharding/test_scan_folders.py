@@ -202,6 +202,6 @@ def test_a_folder_that_cannot_be_listed(tmp_path, monkeypatch):
         scan(source)
 
 
-def test_arrays_are_counted_under_a_name_of_their_own(tmp_path):
-    _, counts = scan(fill(tmp_path, "a/1.jpg", "b/2.jpg", "a/3.npy"))
-    assert counts.ignored == {"npy_array": 1}
+def test_arrays_are_images(tmp_path):
+    _, counts = scan(fill(tmp_path, "a/1.npy", "b/2.NPY", "a/3.npz"))
+    assert (counts.num_records, counts.ignored) == (2, {"unknown_extension": 1})

@@ -148,6 +148,16 @@ def test_what_is_no_sample_is_counted(tmp_path):
     }
 
 
+@pytest.mark.parametrize("order", [("npy", "jpg"), ("jpg", "npy")])
+def test_an_array_is_the_image_where_there_is_no_picture(tmp_path, order):
+    beside = [(f"1.{extension}", jpeg(1)) for extension in order]
+    alone = [("2.npy", jpeg(2)), ("2.cls", b"b")]
+    write_tar(tmp_path / "a.tar", [*beside, ("1.cls", b"a"), *alone])
+    records, ignored = scan(tmp_path)
+    assert [record["path"].split("#")[0] for record in records] == ["a.tar/1.jpg", "a.tar/2.npy"]
+    assert ignored == {"unknown_extension": 1}
+
+
 @pytest.mark.parametrize("cut", [512 * 3, 700, 512 * 4, -10240])
 def test_a_tar_that_is_cut_short_is_refused(tars, cut):
     path = tars / "set-001.tar"
