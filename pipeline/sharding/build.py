@@ -27,7 +27,7 @@ from pipeline.sharding.index import by_split, make_index, write_companions
 from pipeline.sharding.inspect import RECORDS_PER_PIECE, Looks, Piece, inspect_records
 from pipeline.sharding.likeness import LIKENESS_DTYPE
 from pipeline.sharding.manifest import Manifest
-from pipeline.sharding.pixels import channel_sums, find_channels, image_extension, reject_others
+from pipeline.sharding.pixels import find_channels, image_extension, measure_pixels, reject_others
 from pipeline.sharding.plan import NOTHING_TAKEN, PlannedShard, plan_shards
 from pipeline.sharding.reading import absolute_root
 from pipeline.sharding.records import FactsFile
@@ -89,11 +89,7 @@ def build_shard_set(
     metadata_columns, fixed = _metadata_columns(manifest), fixed_splits(manifest)
     rules = _rules(split_rule, form, audit_rule, fixed)
     with Workers(num_workers) as workers:
-        looks, facts = Looks(spool, num_records), FactsFile(spool)
-        looks.create()
-        facts.create(manifest)
-        with progress("decoding", num_records) as advance:
-            rejects = inspect_records(_pieces(manifest, image_root, spool, form), workers, advance)
+        looks, facts, rejects = _look(manifest, image_root, spool, form, workers, progress)
         channels = find_channels(looks)
         rejects = dict(sorted((rejects | reject_others(looks, facts, channels)).items()))
         rules["channels"] = str(channels)
@@ -111,7 +107,7 @@ def build_shard_set(
         if is_refused(audit, audit_rule.max_rejected_fraction):
             return Built(None, audit, in_order, 0, why_anew)
         check_no_split_is_empty(list(audit.samples_by_split.values()), split_rule)
-        sums = channel_sums(looks, spool, splits == TRAIN, channels)
+        pixels = measure_pixels(looks, spool, splits == TRAIN, channels)
         carried, taken = [], NOTHING_TAKEN
         if stored is not None:
             carried, taken = carry_shards(stored, places, made), stored.taken
@@ -126,15 +122,7 @@ def build_shard_set(
             shards = [*carried, *workers.map(write_shard, shard_works, advance)]
     splits_of_shards = by_split(shards, split_rule.fold)
     index = make_index(
-        classes,
-        splits_of_shards,
-        sums,
-        channels,
-        metadata_columns,
-        num_records,
-        len(rejects),
-        rules,
-        stored and stored.index,
+        classes, splits_of_shards, pixels, metadata_columns, num_records, len(rejects), rules, stored and stored.index
     )
     assert sum(map(index.num_samples, SPLITS)) == audit.num_samples, "samples were lost on the way into shards"
     _remove_all_but(shards, made)
@@ -161,6 +149,18 @@ def _labels(manifest: Manifest) -> tuple[list[str], np.ndarray]:
         labels[start : start + len(batch)] = pc.index_in(batch["class_name"], positions).to_numpy()
         start += len(batch)
     return classes, labels
+
+
+def _look(
+    manifest: Manifest, image_root: str, spool: Path, form: ShardForm, workers: Workers, progress: Progress
+) -> tuple[Looks, FactsFile, dict[int, Reject]]:
+    """What the first pass saw of the records, what is said of them, and by row those that cannot be decoded."""
+    looks, facts = Looks(spool, manifest.num_rows), FactsFile(spool)
+    looks.create()
+    facts.create(manifest)
+    with progress("decoding", manifest.num_rows) as advance:
+        rejects = inspect_records(_pieces(manifest, image_root, spool, form), workers, advance)
+    return looks, facts, rejects
 
 
 def _pieces(manifest: Manifest, image_root: str, spool: Path, form: ShardForm) -> Iterator[Piece]:

@@ -11,9 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.artifacts import SPLITS, Index, MadeWith, Shard, index_digest, read_stored_table
-from pipeline.imaging.channels import Channels
-from pipeline.sharding.encode import ChannelSums
-from pipeline.sharding.pixels import image_extension
+from pipeline.sharding.pixels import Pixels, image_extension
 from pipeline.sharding.plan import KEY_DIGITS
 from pipeline.sharding.split import part_of, splits_of
 
@@ -21,25 +19,23 @@ from pipeline.sharding.split import part_of, splits_of
 def make_index(
     classes: Sequence[str],
     shards: dict[str, list[Shard]],
-    sums: ChannelSums,
-    channels: Channels,
+    pixels: Pixels,
     metadata_columns: Sequence[str],
     num_records: int,
     num_rejects: int,
     made_with: dict[str, MadeWith],
     former: Index | None,
 ) -> Index:
-    """`sums` are those of the training split; `former` is the index of the set that this one grew from."""
-    mean, std = sums.mean_and_std(np.iinfo(channels.dtype).max)
+    """`pixels` are those of the training split; `former` is the index of the set that this one grew from."""
     digest = index_digest(classes, all_shards(shards))
     generation = 0 if former is None else former.generation + (digest != former.digest)
     return Index(
         classes=list(classes),
-        image_extension=image_extension(channels),
-        num_channels=channels.number,
-        pixel_dtype=channels.dtype,
-        mean=mean,
-        std=[each or 1.0 for each in std],  # a channel that is the same everywhere would be divided by nothing
+        image_extension=image_extension(pixels.channels),
+        num_channels=pixels.channels.number,
+        pixel_dtype=pixels.channels.dtype,
+        mean=pixels.mean,
+        std=pixels.std,
         metadata_columns=list(metadata_columns),
         splits=shards,
         num_records=num_records,

@@ -4,6 +4,7 @@ A set has one kind, that of most of its images: the others are rejects.
 """
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,6 +13,13 @@ from pipeline.imaging.channels import RGB, Channels
 from pipeline.sharding.encode import ChannelSums, no_pixels
 from pipeline.sharding.inspect import Looks, look_channels, read_sums
 from pipeline.sharding.records import FactsFile
+
+
+class Pixels(NamedTuple):
+    channels: Channels
+    mean: list[float]
+    std: list[float]
+    """Per channel, pixels scaled to 0..1."""
 
 
 def image_extension(channels: Channels) -> str:
@@ -50,8 +58,14 @@ def reject_others(looks: Looks, facts: FactsFile, channels: Channels) -> dict[in
     return rejects
 
 
-def channel_sums(looks: Looks, spool: Path, is_wanted: np.ndarray, channels: Channels) -> ChannelSums:
+def measure_pixels(looks: Looks, spool: Path, is_wanted: np.ndarray, channels: Channels) -> Pixels:
     """Over the images that are wanted, bool [num_records], all of these channels."""
+    mean, std = _sum(looks, spool, is_wanted, channels).mean_and_std(np.iinfo(channels.dtype).max)
+    # A channel that is the same everywhere would be divided by nothing.
+    return Pixels(channels, mean, [each or 1.0 for each in std])
+
+
+def _sum(looks: Looks, spool: Path, is_wanted: np.ndarray, channels: Channels) -> ChannelSums:
     sums, start = no_pixels(channels.number), 0
     for rows in looks.batches():
         wanted = np.flatnonzero(is_wanted[start : start + len(rows)])

@@ -178,7 +178,7 @@ def test_a_folder_that_nothing_can_be_trained_on(tmp_path, names, message):
             "https://host/images",
             r"is an address on the web, where folders cannot be listed; give a table .*, or a .tar",
         ),
-        ("nostore://images", r".*Protocol not known.*install the extra for it .* or check the address"),
+        ("nostore://images", r".*Protocol not known.*install its extra .* or check the address"),
     ],
 )
 def test_a_source_of_another_kind(tmp_path, monkeypatch, name, message):
