@@ -8,11 +8,13 @@ import argparse
 import json
 import resource
 import time
+from collections.abc import Iterator
 
 import numpy as np
 
 from pipeline.sharding.alike import group_alike
-from pipeline.sharding.likeness import THUMB_CELLS
+from pipeline.sharding.inspect import ROWS_PER_READ
+from pipeline.sharding.likeness import LIKENESS_DTYPE, THUMB_CELLS
 
 MAX_BITS = 6
 
@@ -41,13 +43,21 @@ def measure(kind: str, num_images: int) -> dict[str, float]:
         hashes[copies] ^= np.uint64(1) << random.integers(0, 64, num_copies).astype(np.uint64)
     thumbs[copies] = thumbs[originals]
     started = time.perf_counter()
-    groups = group_alike(hashes, np.full(num_images, 99.0), thumbs.__getitem__, MAX_BITS)
+    groups = group_alike(parts(hashes), np.ones(num_images, bool), thumbs.__getitem__, MAX_BITS)
     seconds = time.perf_counter() - started
     return {
         "seconds": round(seconds, 1),
         "copies_found": float((groups[originals] == groups[copies]).mean()),
         "others_grouped": int(num_images - num_copies - len(np.unique(groups))),
     }
+
+
+def parts(hashes: np.ndarray) -> Iterator[np.ndarray]:
+    """As the shard stage reads them."""
+    for start in range(0, len(hashes), ROWS_PER_READ):
+        part = np.zeros(len(hashes[start : start + ROWS_PER_READ]), LIKENESS_DTYPE)
+        part["hash"], part["contrast"] = hashes[start : start + ROWS_PER_READ], 99
+        yield part
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def decode(
     """
     header = read_jpeg_header(data)
     if header is not None:
-        _check_pixels(header.height, header.width, max_pixels)
+        check_pixels(header.height, header.width, max_pixels)
         return _upright(decode_jpeg(data, header, min_short_side_px, scratch), header.orientation)
     array = read_array_header(data)
     if array is not None:
@@ -67,7 +67,7 @@ def decode(
         with _translating():
             return _upright(_repeat_grey(decode_bands(data, bands)), bands.orientation)
     with _open(data) as image:
-        _check_pixels(image.height, image.width, max_pixels)
+        check_pixels(image.height, image.width, max_pixels)
         _check_whole(data)
         with _translating():
             image.load()
@@ -97,7 +97,7 @@ def read_kind(data: bytes) -> str:
     """
     header = read_jpeg_header(data)
     if header is not None:
-        return f"JPEG {header.colorspace}"
+        return header.kind
     array = read_array_header(data)
     if array is not None:
         return f"NPY {array.num_channels} {array.dtype.name}"
@@ -125,7 +125,8 @@ def _open(data: bytes) -> Image.Image:
         ) from exc
 
 
-def _check_pixels(height: int, width: int, max_pixels: int) -> None:
+def check_pixels(height: int, width: int, max_pixels: int = MAX_PIXELS) -> None:
+    """Raises ImageError with the reason too_many_pixels."""
     if height * width > max_pixels:
         raise ImageError(
             "too_many_pixels", f"The image has {width} x {height} pixels, more than the {max_pixels} that are decoded."

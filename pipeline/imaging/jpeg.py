@@ -30,6 +30,10 @@ class JpegHeader(NamedTuple):
     """EXIF's 1 to 8."""
 
     @property
+    def kind(self) -> str:
+        return f"JPEG {self.colorspace}"
+
+    @property
     def is_plain(self) -> bool:
         """Any JPEG reader shows the same upright RGB or grey picture."""
         return self.orientation == 1 and self.colorspace in ("YCbCr", "Gray")
@@ -55,24 +59,36 @@ def decode_jpeg(
     Raises ImageError with the reason `truncated` or `damaged`.
     """
     is_cmyk = header.colorspace in ("CMYK", "YCCK")
-    colorspace = "CMYK" if is_cmyk else "RGB"
-    # Scales between 1 and 1/2 have no fast transform in libjpeg-turbo: they cost more than they save.
-    options = {"min_height": min_short_side_px, "min_width": min_short_side_px, "min_factor": 2}
-    options = options if min_short_side_px else {}
+    options = {}
     if scratch is not None and not is_cmyk and header.height * header.width * 3 <= scratch.size:
         options["buffer"] = scratch
-    try:
-        pixels_HWC = simplejpeg.decode_jpeg(data, colorspace, **options)
-    except ValueError as exc:
-        if not _is_harmless(str(exc)):
-            reason = "truncated" if "remature end" in str(exc) else "damaged"
-            raise ImageError(reason, f"The JPEG is {reason}: {exc}.") from exc
-        pixels_HWC = simplejpeg.decode_jpeg(data, colorspace, strict=False, **options)
+    pixels_HWC = _decode(data, "CMYK" if is_cmyk else "RGB", min_short_side_px, **options)
     if is_cmyk:
         # Writers of CMYK JPEGs follow Adobe, which stores ink inverted.
         ink = ImageChops.invert(Image.fromarray(pixels_HWC, "CMYK"))
         pixels_HWC = np.array(ink.convert("RGB"))
     return pixels_HWC
+
+
+def decode_brightness(data: bytes, min_short_side_px: int) -> np.ndarray:
+    """uint8 [height, width, 1]: the brightness alone, as stored, at the smallest of 1 to 1/8 with that short side.
+
+    Every entropy-coded byte is read, so that it raises ImageError where `decode_jpeg` does; little else is computed.
+    """
+    return _decode(data, "Gray", min_short_side_px)
+
+
+def _decode(data: bytes, colorspace: str, min_short_side_px: int, **options: np.ndarray) -> np.ndarray:
+    if min_short_side_px:
+        # Scales between 1 and 1/2 have no fast transform in libjpeg-turbo: they cost more than they save.
+        options |= {"min_height": min_short_side_px, "min_width": min_short_side_px, "min_factor": 2}
+    try:
+        return simplejpeg.decode_jpeg(data, colorspace, **options)
+    except ValueError as exc:
+        if not _is_harmless(str(exc)):
+            reason = "truncated" if "remature end" in str(exc) else "damaged"
+            raise ImageError(reason, f"The JPEG is {reason}: {exc}.") from exc
+        return simplejpeg.decode_jpeg(data, colorspace, strict=False, **options)
 
 
 def _is_harmless(message: str) -> bool:

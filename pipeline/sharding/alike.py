@@ -5,7 +5,7 @@ bits, so only hashes that agree in some such blocks are compared. Memory is a fe
 """
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
@@ -37,16 +37,16 @@ PAIRS_AT_ONCE = 16_384
 
 
 def group_alike(
-    hashes: np.ndarray, contrasts: np.ndarray, thumbs_of: Callable[[np.ndarray], np.ndarray], max_bits: int
+    likenesses: Iterable[np.ndarray], is_meant: np.ndarray, thumbs_of: Callable[[np.ndarray], np.ndarray], max_bits: int
 ) -> np.ndarray:
     """int32 [num_images]: groups (see `groups`) of images that look alike.
 
-    `hashes` are uint64 [num_images]; `thumbs_of` gives the uint8 [num_rows, pixels] of some rows: few are asked for.
-    Flat images are in no group.
+    `likenesses` are LIKENESS_DTYPE [some images], part by part; `thumbs_of` gives the uint8 [num_rows, pixels] of some
+    rows: few are asked for. Flat images, and those that are not meant, bool [num_images], are in no group.
     """
-    leaders = alone(len(hashes))
-    candidates = np.flatnonzero(contrasts >= MIN_CONTRAST).astype(np.int32)
-    for a, b in near_pairs(hashes[candidates], max_bits):
+    leaders = alone(len(is_meant))
+    hashes, candidates = _candidates(likenesses, is_meant)
+    for a, b in near_pairs(hashes, max_bits):
         rows_a, rows_b = candidates[a], candidates[b]
         is_open = leaders[rows_a] != leaders[rows_b]
         rows_a, rows_b = rows_a[is_open], rows_b[is_open]
@@ -56,6 +56,19 @@ def group_alike(
             if is_alike.any():
                 _join(leaders, a_now[is_alike], b_now[is_alike])
     return leaders
+
+
+def _candidates(likenesses: Iterable[np.ndarray], is_meant: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The hashes of the images that are compared, uint64, and their rows, int32."""
+    hashes, rows = np.empty(len(is_meant), np.uint64), np.empty(len(is_meant), np.int32)
+    num_found = first_row = 0
+    for part in likenesses:
+        is_here = is_meant[first_row : first_row + len(part)]
+        found = np.flatnonzero(is_here & (part["contrast"] >= MIN_CONTRAST))
+        place = slice(num_found, num_found + len(found))
+        hashes[place], rows[place] = part["hash"][found], first_row + found
+        num_found, first_row = place.stop, first_row + len(part)
+    return hashes[:num_found], rows[:num_found]
 
 
 def near_pairs(hashes: np.ndarray, max_bits: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:

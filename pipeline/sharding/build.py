@@ -33,13 +33,16 @@ from pipeline.sharding.reading import absolute_root
 from pipeline.sharding.records import FactsFile
 from pipeline.sharding.split import (
     NO_SPLIT,
-    TRAIN,
     SplitRule,
     check_no_split_is_empty,
     splits_of,
 )
 from pipeline.sharding.workers import Workers
 from pipeline.sharding.write import ENDINGS, ShardWork, write_shard
+
+MEASURED_RECORDS = 1024
+"""Of which mean and standard deviation come, at least. Images' means differ by about half as much as pixels do: the
+mean of this many is off by some hundredths of a standard deviation."""
 
 
 class ShardForm(NamedTuple):
@@ -107,7 +110,7 @@ def build_shard_set(
         if is_refused(audit, audit_rule.max_rejected_fraction):
             return Built(None, audit, in_order, 0, why_anew)
         check_no_split_is_empty(list(audit.samples_by_split.values()), split_rule)
-        pixels = measure_pixels(looks, spool, splits == TRAIN, channels)
+        pixels = measure_pixels(looks, spool, splits, channels)
         carried, taken = [], NOTHING_TAKEN
         if stored is not None:
             carried, taken = carry_shards(stored, places, made), stored.taken
@@ -164,19 +167,35 @@ def _look(
 
 
 def _pieces(manifest: Manifest, image_root: str, spool: Path, form: ShardForm) -> Iterator[Piece]:
-    paths, first_row = manifest.values("path"), 0
-    while of_piece := list(islice(paths, RECORDS_PER_PIECE)):
-        yield Piece(spool, first_row, image_root, of_piece, form.short_side_px, form.jpeg_quality)
+    rows, first_row = zip(manifest.values("path"), _measured(manifest), strict=True), 0
+    while of_piece := list(islice(rows, RECORDS_PER_PIECE)):
+        paths, is_measured = map(list, zip(*of_piece, strict=True))
+        yield Piece(spool, first_row, image_root, paths, is_measured, form.short_side_px, form.jpeg_quality)
         first_row += len(of_piece)
+
+
+def _measured(manifest: Manifest) -> Iterator[bool]:
+    """Whether a record counts for mean and standard deviation: of those that may come to be trained on all, or every
+    so many of a large set. The split rule plays no part, so that the decoded images serve another one, too."""
+    splits = Counter()
+    for batch in manifest.batches("split"):
+        splits.update(batch["split"].to_pylist())
+    stride, num_seen = max(1, (splits[None] + splits["train"]) // MEASURED_RECORDS), 0
+    for split in manifest.values("split"):
+        may_train = split in (None, "train")
+        yield may_train and num_seen % stride == 0
+        num_seen += may_train
 
 
 def _alike(looks: Looks, rejected: list[int], num_records: int, max_bits: int | None) -> np.ndarray:
     """Groups of images that look alike; no reject is in one."""
     if max_bits is None:
         return alone(num_records)
-    hashes, contrasts = looks.column("likeness", "hash"), looks.column("likeness", "contrast")
-    contrasts[rejected] = 0.0
-    return group_alike(hashes, contrasts, lambda rows: looks.rows(rows)["likeness"]["thumb"], max_bits)
+    is_meant = np.ones(num_records, bool)
+    is_meant[rejected] = False
+    return group_alike(
+        looks.batches("likeness"), is_meant, lambda rows: looks.rows(rows)["likeness"]["thumb"], max_bits
+    )
 
 
 def _samples(

@@ -14,11 +14,10 @@ import numpy as np
 
 from pipeline.artifacts import Reject
 from pipeline.errors import ImageError
-from pipeline.imaging.channels import RGB, Channels, channels_of
-from pipeline.imaging.decode import read_kind
+from pipeline.imaging.channels import RGB, Channels
 from pipeline.sharding.encode import NUM_CHANNELS, ChannelSums, encode
 from pipeline.sharding.groups import DIGEST_BYTES
-from pipeline.sharding.likeness import LIKENESS_DTYPE, likeness
+from pipeline.sharding.likeness import LIKENESS_DTYPE
 from pipeline.sharding.reading import read_image
 from pipeline.sharding.resume import finish, read_seal, unfinished, write_seal
 from pipeline.sharding.workers import Advance, Workers
@@ -35,7 +34,7 @@ LOOK_DTYPE = np.dtype(
         ("width", "<i4"),  # of the source, upright
         ("num_channels", "<u2"),
         ("sample_bytes", "u1"),  # 1 for uint8, 2 for uint16
-        ("num_pixels", "<i8"),
+        ("num_pixels", "<i8"),  # none of an image that is not measured
         ("values", "<i8", NUM_CHANNELS),
         ("squares", "<i8", NUM_CHANNELS),  # sums over the stored pixels; of other channels than RGB see `read_sums`
         ("kind", "S16"),  # see imaging.decode.read_kind
@@ -54,6 +53,8 @@ class Piece(NamedTuple):
     first_row: int
     image_root: str
     paths: list[str]
+    is_measured: list[bool]
+    """For mean and standard deviation."""
     short_side_px: int | None
     jpeg_quality: int
 
@@ -75,11 +76,11 @@ def inspect_piece(piece: Piece, advance: Advance) -> list[tuple[int, Reject]]:
     looks, rejects, num_spooled = np.zeros(len(piece.paths), LOOK_DTYPE), [], 0
     path, sha256 = _piece_path(piece.spool, piece.first_row), hashlib.sha256()
     with unfinished(path).open("wb", buffering=2**20) as file:
-        for position, source in enumerate(piece.paths):
+        for position, (source, is_measured) in enumerate(zip(piece.paths, piece.is_measured, strict=True)):
             if (position + 1) % RECORDS_PER_REPORT == 0:
                 advance(RECORDS_PER_REPORT)
             try:
-                looks[position], sums, spooled = _look_at(piece, source)
+                looks[position], sums, spooled = _look_at(piece, source, is_measured)
             except ImageError as exc:
                 reject = Reject(path=source, reason=exc.reason, detail=str(exc))
                 rejects.append((piece.first_row + position, reject))
@@ -114,24 +115,23 @@ def _finished(piece: Piece) -> list[tuple[int, Reject]] | None:
     return [(row, Reject(**reject)) for row, reject in seal["rejects"]]
 
 
-def _look_at(piece: Piece, path: str) -> tuple[np.void, bytes, bytes]:
+def _look_at(piece: Piece, path: str, is_measured: bool) -> tuple[np.void, bytes, bytes]:
     """A scalar of LOOK_DTYPE, the sums of channels that have no place in it, and the image's bytes to spool: none where
     it keeps its own."""
     data = read_image(piece.image_root, path)
-    encoded = encode(data, piece.short_side_px, piece.jpeg_quality)
+    encoded = encode(data, piece.short_side_px, piece.jpeg_quality, is_measured)
     spooled = b"" if encoded.data is data else encoded.data
     look = np.zeros((), LOOK_DTYPE)
     look["sha256"] = np.frombuffer(hashlib.sha256(data).digest(), np.uint8)
     look["height"], look["width"] = encoded.source_height, encoded.source_width
-    found, sums = channels_of(encoded.image_HWC), b""
-    look["num_channels"], look["sample_bytes"] = found.number, encoded.image_HWC.itemsize
-    if found == RGB:
-        look["num_pixels"], look["values"], look["squares"] = encoded.sums
+    look["num_channels"], look["sample_bytes"] = encoded.channels.number, np.dtype(encoded.channels.dtype).itemsize
+    look["num_pixels"], sums = encoded.sums.num_pixels, b""
+    if encoded.channels == RGB:
+        look["values"], look["squares"] = encoded.sums.values, encoded.sums.squares
     else:
-        look["num_pixels"] = encoded.sums.num_pixels
         sums = np.array([encoded.sums.values, encoded.sums.squares], SUM_DTYPE).tobytes()
-    look["kind"] = read_kind(data).encode("ascii", "replace")
-    look["likeness"] = likeness(encoded.image_HWC)
+    look["kind"] = encoded.kind.encode("ascii", "replace")
+    look["likeness"] = encoded.likeness
     look["spool_bytes"] = len(spooled)
     return look[()], sums, spooled
 

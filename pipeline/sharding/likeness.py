@@ -4,6 +4,8 @@ The hash finds candidates quickly, the thumbnail says whether they are alike. Sc
 a few hundredths change both only a little. Whole numbers only: every machine comes to the same bits.
 """
 
+from functools import lru_cache
+
 import cv2
 import numpy as np
 
@@ -36,10 +38,7 @@ def likeness(image_HWC: np.ndarray) -> np.ndarray:
     image is rarely dark, and blank only where it is the same everywhere.
     Source: the DCT hash of Zauner 2010, "Implementation and Benchmarking of Perceptual Image Hash Functions", 3.2.1.
     """
-    # Of a large image every few pixels will do: four by four in each cell.
-    step = max(1, min(image_HWC.shape[:2]) // (4 * HASH_CELLS))
-    sample_HWC = np.ascontiguousarray(image_HWC[::step, ::step])
-    sums_HW = cv2.integral(_grey(sample_HWC), sdepth=cv2.CV_64F)
+    sums_HW = cv2.integral(_sampled_grey(image_HWC), sdepth=cv2.CV_64F)
     frequencies = (_COSINES @ (16 * _cell_means(sums_HW, HASH_CELLS)).astype(np.int64) @ _COSINES.T).ravel()
     found = np.zeros((), LIKENESS_DTYPE)
     # The first frequency is the brightness: it would say the same of nearly every image.
@@ -55,10 +54,22 @@ def likeness(image_HWC: np.ndarray) -> np.ndarray:
     return found
 
 
+def _sampled_grey(image_HWC: np.ndarray) -> np.ndarray:
+    """[H, W] of the image's type, about four by four pixels a cell: of a large image every few pixels; those of a small
+    one several times, so that a cell's edge may lie inside a pixel."""
+    short, enough = min(image_HWC.shape[:2]), 4 * HASH_CELLS
+    step = max(1, short // enough)
+    grey_HW = np.ascontiguousarray(_grey(image_HWC[::step])[:, ::step])
+    times = min(-(-enough // short), HASH_CELLS)
+    return grey_HW if times == 1 else cv2.resize(grey_HW, None, fx=times, fy=times, interpolation=cv2.INTER_NEAREST)
+
+
 def _grey(image_HWC: np.ndarray) -> np.ndarray:
     """[H, W] of the image's type."""
     if channels_of(image_HWC) == RGB:
         return cv2.cvtColor(image_HWC, cv2.COLOR_RGB2GRAY)
+    if image_HWC.shape[2] == 1:
+        return image_HWC[:, :, 0]
     num_channels = image_HWC.shape[2]
     return ((image_HWC.sum(axis=2, dtype=np.uint32) + num_channels // 2) // num_channels).astype(image_HWC.dtype)
 
@@ -66,11 +77,11 @@ def _grey(image_HWC: np.ndarray) -> np.ndarray:
 def _cell_means(sums_HW: np.ndarray, num_cells: int) -> np.ndarray:
     """float64 [num_cells, num_cells]: of an integral image; cells of an image with fewer pixels than cells overlap."""
     (top, bottom), (left, right) = (_edges(side - 1, num_cells) for side in sums_HW.shape)
-    sums = sums_HW[np.ix_(bottom, right)] - sums_HW[np.ix_(bottom, left)]
-    sums -= sums_HW[np.ix_(top, right)] - sums_HW[np.ix_(top, left)]
-    return sums / np.outer(bottom - top, right - left)
+    rows = sums_HW[bottom] - sums_HW[top]
+    return (rows[:, right] - rows[:, left]) / ((bottom - top)[:, None] * (right - left))
 
 
+@lru_cache(maxsize=1024)
 def _edges(side_px: int, num_cells: int) -> tuple[np.ndarray, np.ndarray]:
     cells = np.arange(num_cells)
     return cells * side_px // num_cells, -(-(cells + 1) * side_px // num_cells)

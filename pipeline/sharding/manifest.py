@@ -19,9 +19,10 @@ from pipeline.artifacts import MANIFEST_COLUMNS
 from pipeline.errors import ArtifactError
 
 SCHEMA = pa.schema([(name, pa.int64() if name == "num_bytes" else pa.string()) for name in MANIFEST_COLUMNS])
-ROWS_PER_BLOCK = 4096
+ROWS_PER_BLOCK = 1024
 """What is read at once, of a run and of the manifest."""
 
+BLOCKS_PER_RELEASE = 16
 ROWS_PER_RUN = ROWS_PER_GROUP = 16 * ROWS_PER_BLOCK
 """What is sorted at once, and what is compressed at once."""
 
@@ -58,7 +59,10 @@ class Manifest:
     def batches(self, *columns: str) -> Iterator[pa.RecordBatch]:
         """Some of MANIFEST_COLUMNS, in the manifest's order."""
         with self._open() as file:
-            yield from file.iter_batches(ROWS_PER_BLOCK, columns=list(columns))
+            for number, batch in enumerate(file.iter_batches(ROWS_PER_BLOCK, columns=list(columns))):
+                if number % BLOCKS_PER_RELEASE == 0:
+                    pa.default_memory_pool().release_unused()  # it would go on growing to the manifest's end
+                yield batch
 
     def values(self, column: str) -> Iterator[str | int | None]:
         """One of MANIFEST_COLUMNS, value by value."""
@@ -86,6 +90,7 @@ def write_manifest(records: Iterable[Record], path: Path) -> None:
             while waiting.num_rows >= ROWS_PER_GROUP:
                 writer.write_table(waiting.slice(0, ROWS_PER_GROUP).combine_chunks(), ROWS_PER_GROUP)
                 waiting = waiting.slice(ROWS_PER_GROUP)
+                pa.default_memory_pool().release_unused()
         if waiting.num_rows:
             writer.write_table(waiting.combine_chunks(), ROWS_PER_GROUP)
 

@@ -13,6 +13,7 @@ from pipeline.imaging.channels import RGB, Channels
 from pipeline.sharding.encode import ChannelSums, no_pixels
 from pipeline.sharding.inspect import Looks, look_channels, read_sums
 from pipeline.sharding.records import FactsFile
+from pipeline.sharding.split import NO_SPLIT, TRAIN
 
 
 class Pixels(NamedTuple):
@@ -58,9 +59,12 @@ def reject_others(looks: Looks, facts: FactsFile, channels: Channels) -> dict[in
     return rejects
 
 
-def measure_pixels(looks: Looks, spool: Path, is_wanted: np.ndarray, channels: Channels) -> Pixels:
-    """Over the images that are wanted, bool [num_records], all of these channels."""
-    mean, std = _sum(looks, spool, is_wanted, channels).mean_and_std(np.iinfo(channels.dtype).max)
+def measure_pixels(looks: Looks, spool: Path, splits: np.ndarray, channels: Channels) -> Pixels:
+    """Over the training images, all of these channels, that were measured."""
+    sums = _sum(looks, spool, splits == TRAIN, channels)
+    if not sums.num_pixels:  # a tiny training split of a large set: what was measured lies in the others
+        sums = _sum(looks, spool, splits != NO_SPLIT, channels)
+    mean, std = sums.mean_and_std(np.iinfo(channels.dtype).max)
     # A channel that is the same everywhere would be divided by nothing.
     return Pixels(channels, mean, [each or 1.0 for each in std])
 

@@ -16,7 +16,7 @@ class PlannedShard(NamedTuple):
     first_key: int
     """Of the keys that count on, one a row."""
     rows: np.ndarray
-    """int64: rows of the manifest, in the tar's order."""
+    """int32: rows of the manifest, in the tar's order."""
 
 
 class Taken(NamedTuple):
@@ -43,7 +43,7 @@ def plan_shards(
     shards, first_key = [], taken.first_key
     for code in np.unique(parts[parts != NO_SPLIT]).tolist():
         part = part_name(code)
-        rows = np.flatnonzero(parts == code)
+        rows = np.flatnonzero(parts == code).astype(np.int32)
         rows = rows[np.argsort(order_keys[rows], kind="stable")]
         for number, start in enumerate(range(0, len(rows), samples_per_shard), taken.numbers.get(part, 0)):
             rows_of_shard = rows[start : start + samples_per_shard]

@@ -10,7 +10,7 @@ import os
 import shutil
 from pathlib import Path
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """Goes up with every change of what the parts hold."""
 
 _UNFINISHED = ".unfinished-"

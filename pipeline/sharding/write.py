@@ -40,7 +40,7 @@ class ShardWork(NamedTuple):
     num_classes: int
     image_extension: str
     rows: np.ndarray
-    """int64: rows of the manifest."""
+    """int32: rows of the manifest."""
     labels: list[int]
     """One a row."""
 

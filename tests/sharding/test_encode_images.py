@@ -4,11 +4,16 @@ import io
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from image_folders import jpeg
 from PIL import Image
+from scenes import scene
 
 from pipeline.errors import ImageError
 from pipeline.imaging.decode import decode
+from pipeline.imaging.jpeg import decode_brightness, read_jpeg_header
+from pipeline.sharding.alike import correlations
 from pipeline.sharding.encode import encode, no_pixels
 
 SMOOTH = Image.fromarray(np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)).resize((400, 300))
@@ -88,3 +93,52 @@ def test_what_is_too_long_for_a_jpeg_is_refused():
 def test_what_cannot_be_decoded_is_refused_even_when_its_bytes_would_be_kept():
     with pytest.raises(ImageError, match="truncated"):
         encode(jpeg(1)[:-20], None, 90)
+
+
+def test_what_is_not_measured_has_no_sums_and_nothing_else_differs():
+    for data in (saved(SMOOTH, "PNG"), jpeg(1)):
+        measured = encode(data, None, 90)
+        assert encode(data, None, 90, with_sums=False) == measured._replace(sums=no_pixels(3))
+
+
+@pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
+@pytest.mark.parametrize("side_px", [39, 250, 700])
+def test_an_image_that_keeps_its_bytes_is_like_its_copies_that_do_not(subsampling, side_px):
+    image = Image.fromarray(scene(3)).resize((side_px * 4 // 3, side_px), Image.Resampling.BICUBIC)
+    kept = encode(saved(image, "JPEG", quality=90, subsampling=subsampling), None, 90).likeness
+    others = [encode(saved(image, "PNG"), None, 90).likeness, encode(saved(image, "PNG"), 64, 90).likeness]
+    for other in others:
+        assert np.bitwise_count(kept["hash"] ^ other["hash"]) <= 6
+        assert correlations(kept["thumb"][None], other["thumb"][None])[0] > 0.98
+
+
+def verdict(decoder, data: bytes) -> str:
+    try:
+        decoder(data)
+    except ImageError as exc:
+        return f"{exc.reason}: {exc}"
+    return "whole"
+
+
+DAMAGED = {
+    "baseline": saved(SMOOTH, "JPEG", quality=85),
+    "grey": saved(SMOOTH.convert("L"), "JPEG"),
+    "progressive": saved(SMOOTH, "JPEG", progressive=True),
+    "restarts": saved(SMOOTH, "JPEG", restart_marker_rows=1),
+    "fine colour": saved(SMOOTH, "JPEG", subsampling="4:4:4"),
+    "coarse tables": saved(SMOOTH, "JPEG", quality=10, optimize=True),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_reading_as_little_as_tells_an_image_apart_finds_the_damage_that_decoding_it_all_finds(name, data):
+    whole = DAMAGED[name]
+    damaged = bytearray(whole[: data.draw(st.just(len(whole)) | st.integers(20, len(whole)))])
+    for _ in range(data.draw(st.integers(0, 3))):
+        damaged[data.draw(st.integers(3, len(damaged) - 1))] = data.draw(st.sampled_from([0, 0xD9, 0xFF, 0x55]))
+    damaged = bytes(damaged)
+    header = read_jpeg_header(damaged)
+    if header is not None and header.is_plain and header.height * header.width < 10**6:
+        assert verdict(lambda each: decode_brightness(each, 40), damaged) == verdict(decode, damaged)

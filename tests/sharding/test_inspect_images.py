@@ -11,7 +11,6 @@ from pipeline.sharding import build as build_module
 from pipeline.sharding.build import ShardForm, SplitRule
 from pipeline.sharding.encode import encode
 from pipeline.sharding.inspect import LOOK_DTYPE, RECORDS_PER_PIECE, Looks, Piece, inspect_piece, read_spooled
-from pipeline.sharding.likeness import likeness
 
 NAMES = {"small.jpg": jpeg(1, 16, 20), "large.jpg": jpeg(2, 60, 90), "text.jpg": b"text", "large2.jpg": jpeg(3, 90, 70)}
 
@@ -27,7 +26,8 @@ def spool(tmp_path):
 
 def test_a_piece_leaves_a_look_of_each_image_and_its_encoded_bytes(spool):
     done = []
-    piece = Piece(spool, RECORDS_PER_PIECE, spool.parent / "images", list(NAMES), 32, 90)
+    is_measured = [True, True, True, False]
+    piece = Piece(spool, RECORDS_PER_PIECE, spool.parent / "images", list(NAMES), is_measured, 32, 90)
     rejects = inspect_piece(piece, done.append)
     assert [(row, reject.path, reject.reason) for row, reject in rejects] == [
         (RECORDS_PER_PIECE + 2, "text.jpg", "not_an_image")
@@ -37,11 +37,12 @@ def test_a_piece_leaves_a_look_of_each_image_and_its_encoded_bytes(spool):
     rows = np.array([RECORDS_PER_PIECE + position for position in (3, 1, 0)])
     for row, look in zip(rows.tolist(), all_looks.rows(rows), strict=True):
         data = list(NAMES.values())[row - RECORDS_PER_PIECE]
-        encoded = encode(data, 32, 90)
+        encoded = encode(data, 32, 90, is_measured[row - RECORDS_PER_PIECE])
         assert look["sha256"].tobytes() == hashlib.sha256(data).digest()
         assert (look["height"], look["width"]) == (encoded.source_height, encoded.source_width)
         assert (look["num_pixels"], tuple(look["values"]), tuple(look["squares"])) == encoded.sums
-        assert look["likeness"] == likeness(encoded.image_HWC)
+        assert bool(look["num_pixels"]) == is_measured[row - RECORDS_PER_PIECE]
+        assert look["likeness"] == encoded.likeness
         assert look["kind"] == b"JPEG YCbCr"
         assert read_spooled(spool, row, look) == (b"" if encoded.data is data else encoded.data)
     assert not all_looks.rows(np.array([0, RECORDS_PER_PIECE + 2])).tobytes().strip(b"\0")
@@ -52,7 +53,7 @@ def test_a_piece_leaves_a_look_of_each_image_and_its_encoded_bytes(spool):
 
 
 def test_an_image_that_keeps_its_bytes_is_not_copied_into_the_spool(spool):
-    inspect_piece(Piece(spool, 0, spool.parent / "images", ["small.jpg"], 32, 90), lambda count: None)
+    inspect_piece(Piece(spool, 0, spool.parent / "images", ["small.jpg"], [True], 32, 90), lambda count: None)
     assert [path.stat().st_size for path in spool.glob("*.piece")] == [0]
 
 

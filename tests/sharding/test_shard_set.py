@@ -16,6 +16,8 @@ from PIL import Image
 
 from pipeline.artifacts import SPLITS, Index, read_sample_table, unescape_path
 from pipeline.errors import SourceError
+from pipeline.imaging.decode import decode
+from pipeline.sharding import build as build_module
 from pipeline.sharding.build import ShardForm, SplitRule, build_shard_set
 from pipeline.sharding.tables import TableColumns
 
@@ -85,6 +87,25 @@ def test_mean_and_std_are_those_of_the_training_pixels(folder):
     pixels_N3 = np.concatenate([np.asarray(image).reshape(-1, 3) for image in images]) / 255
     np.testing.assert_allclose(index.mean, pixels_N3.mean(axis=0), rtol=1e-9)
     np.testing.assert_allclose(index.std, pixels_N3.std(axis=0), rtol=1e-9)
+
+
+def test_of_a_large_set_mean_and_std_come_from_some_images_all_over_it(source, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(build_module, "MEASURED_RECORDS", 20)
+    index = build(source, tmp_path / "shards").index
+    whole = Index.read(folder / "index.json", "shard")
+    assert index.digest == whole.digest
+    assert index.mean != whole.mean
+    np.testing.assert_allclose(index.mean, whole.mean, atol=0.02)
+    np.testing.assert_allclose(index.std, whole.std, atol=0.02)
+
+
+def test_what_cannot_be_trained_on_is_not_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr(build_module, "MEASURED_RECORDS", 1)
+    contents = {f"test/{label}/{n}.jpg": jpeg(n) for label in "ab" for n in range(20)}
+    contents |= {"train/a/x.jpg": jpeg(100), "train/b/y.jpg": jpeg(101)}
+    index = build(fill(tmp_path / "set", contents), tmp_path / "shards", rule=SplitRule(0, 0, 0)).index
+    values_N3 = decode(jpeg(100)).reshape(-1, 3) / 255
+    np.testing.assert_allclose(index.mean, values_N3.mean(axis=0), rtol=1e-9)
 
 
 def test_the_table_and_the_dali_index_point_at_the_members(folder):
@@ -284,7 +305,6 @@ def test_a_split_without_images_is_refused_before_anything_is_encoded(tmp_path):
 
 def test_an_image_that_changes_meanwhile_is_noticed(tmp_path, monkeypatch):
     source = two_classes(tmp_path / "source", 5)
-    from pipeline.sharding import build as build_module
 
     real = build_module.plan_shards
 
