@@ -99,6 +99,15 @@ def test_of_a_large_set_mean_and_std_come_from_some_images_all_over_it(source, f
     np.testing.assert_allclose(index.std, whole.std, atol=0.02)
 
 
+def test_where_nothing_measured_is_trained_on_the_rest_is_taken(tmp_path, monkeypatch):
+    monkeypatch.setattr(build_module, "MEASURED_RECORDS", 1)
+    source = fill(tmp_path / "set", {f"{'ab'[n > 20]}/{n:02d}.jpg": jpeg(n) for n in range(40)})
+    built = build(source, tmp_path / "shards", rule=SplitRule(0, 0.9, 0))
+    [first] = [sample for sample in samples_of(tmp_path / "shards") if sample["path"] == "a/00.jpg"]
+    assert first["split"] == "test"
+    np.testing.assert_allclose(built.index.mean, decode(jpeg(0)).reshape(-1, 3).mean(axis=0) / 255, rtol=1e-9)
+
+
 def test_what_cannot_be_trained_on_is_not_measured(tmp_path, monkeypatch):
     monkeypatch.setattr(build_module, "MEASURED_RECORDS", 1)
     contents = {f"test/{label}/{n}.jpg": jpeg(n) for label in "ab" for n in range(20)}
