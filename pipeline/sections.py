@@ -111,8 +111,11 @@ class Loading(Section):
     needs lanes: 1 and shuffle_window_samples: null."""
     workers_per_rank: Annotated[int, Field(ge=0)]
     """Threads that decode ahead; 0 decodes in the training thread."""
+    cache_bytes: PositiveInt | None
+    """What shards at an address may take of each machine's disk, in the folder that CONVOY_CACHE names; null for
+    no limit."""
 
-    not_in_fingerprint = frozenset({"workers_per_rank"})
+    not_in_fingerprint = frozenset({"workers_per_rank", "cache_bytes"})
 
 
 class Augment(Section):

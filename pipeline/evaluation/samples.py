@@ -5,29 +5,32 @@ Members are read by the offsets of the sample tables, so nothing is scanned and 
 
 import json
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
-from pipeline.artifacts import Index, Shard, read_sample_table
+from pipeline.artifacts import Index, Shard
 from pipeline.errors import ArtifactError
 
 SLICE = "slice_"
 """Prefix of the columns that hold metadata."""
 
 
-def read_samples(index_path: Path, index: Index, split: str) -> pa.Table:
+OpenShard = Callable[[Shard], AbstractContextManager[tuple[np.ndarray, Path]]]
+"""Gives the table of a shard's samples and its tar."""
+
+
+def read_samples(open_shard: OpenShard, index: Index, split: str) -> pa.Table:
     """A row per sample, sorted by key: key, path, width, height (pixels), then `slice_<column>` texts (null: unset).
 
     Raises ArtifactError naming the tar and the sample that cannot be read.
     """
     rows = []
     for shard in index.splits[split]:
-        table = read_sample_table(index_path, shard)
-        with _open_tar(index_path, shard) as (descriptor, tar_path):
+        with _opened(open_shard, shard) as (table, descriptor, tar_path):
             for key, offset, num_bytes in zip(
                 table["key"].tolist(), table["json_offset"].tolist(), table["json_bytes"].tolist(), strict=True
             ):
@@ -45,39 +48,32 @@ def read_samples(index_path: Path, index: Index, split: str) -> pa.Table:
     return pa.table(columns)
 
 
-def read_images(index_path: Path, index: Index, split: str, keys: Iterable[int]) -> dict[int, bytes]:
+def read_images(open_shard: OpenShard, index: Index, split: str, keys: Iterable[int]) -> dict[int, bytes]:
     """The encoded images of these samples, by key. Raises ArtifactError for a key that the split does not hold."""
     wanted = np.array(sorted(set(keys)), np.uint64)
     images: dict[int, bytes] = {}
     for shard in index.splits[split]:
-        table = read_sample_table(index_path, shard)
-        found = np.flatnonzero(np.isin(table["key"], wanted))
-        if not len(found):
-            continue
-        with _open_tar(index_path, shard) as (descriptor, tar_path):
-            for row in table[found]:
+        with _opened(open_shard, shard) as (table, descriptor, tar_path):
+            for row in table[np.isin(table["key"], wanted)]:
                 key = int(row["key"])
                 images[key] = _pread(descriptor, tar_path, key, int(row["image_offset"]), int(row["image_bytes"]))
     missing = [int(key) for key in wanted if int(key) not in images]
     if missing:
         raise ArtifactError(
-            f"The {split} split of {index_path} has no sample {missing[0]}; run `convoy evaluate` again, "
+            f"The {split} split has no sample {missing[0]}; run `convoy evaluate` again, "
             "and `convoy verify` if this repeats."
         )
     return images
 
 
 @contextmanager
-def _open_tar(index_path: Path, shard: Shard) -> Iterator[tuple[int, Path]]:
-    tar_path = index_path.parent / f"{shard.name}.tar"
-    try:
+def _opened(open_shard: OpenShard, shard: Shard) -> Iterator[tuple[np.ndarray, int, Path]]:
+    with open_shard(shard) as (table, tar_path):
         descriptor = os.open(tar_path, os.O_RDONLY)
-    except FileNotFoundError as exc:
-        raise ArtifactError(f"{tar_path} is missing; run `convoy shard` (or `dvc checkout`).") from exc
-    try:
-        yield descriptor, tar_path
-    finally:
-        os.close(descriptor)
+        try:
+            yield table, descriptor, tar_path
+        finally:
+            os.close(descriptor)
 
 
 def _pread(descriptor: int, tar_path: Path, key: int, offset: int, num_bytes: int) -> bytes:

@@ -4,6 +4,7 @@ Decoding and resizing release the GIL, so threads use every core without a secon
 or shared memory. A worker writes its images straight into the batch's array.
 """
 
+import contextlib
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -70,19 +71,35 @@ def evaluation_batches(
     rank: int = 0,
     world_size: int = 1,
 ) -> Iterator[Batch]:
+    """As `split_batches`, with a reader of its own."""
+    with contextlib.closing(SplitReader(index_path, split)) as reader:
+        yield from split_batches(
+            reader,
+            input_px=input_px,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            rank=rank,
+            world_size=world_size,
+        )
+
+
+def split_batches(
+    reader: SplitReader, *, input_px: int, batch_size: int, num_workers: int, rank: int = 0, world_size: int = 1
+) -> Iterator[Batch]:
     """The rank's batches of a whole split, in the index's order: every sample once over all ranks, padding masked."""
-    reader = SplitReader(index_path, split)
 
     def write(images: Sequence[Pixels], places: slice, out_BHWC: np.ndarray) -> None:
         for image, out_HWC in zip(images, out_BHWC[places], strict=True):
             evaluation_view(image.decoded(), input_px, out=out_HWC)
 
-    try:
-        steps = evaluation_steps(reader.num_samples, batch_size, rank, world_size)
-        plans = ((numbers, mask, np.zeros_like(numbers)) for numbers, mask in steps)
-        yield from _batches(reader, plans, lambda _keys_B, _turns_B: write, input_px, num_workers)
-    finally:
-        reader.close()
+    def steps() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        return evaluation_steps(reader.num_samples, batch_size, rank, world_size)
+
+    plans = ((numbers, mask, np.zeros_like(numbers)) for numbers, mask in steps())
+    with contextlib.closing(reader.look_ahead(numbers for numbers, _ in steps())) as lookahead:
+        for batch in _batches(reader, plans, lambda _keys_B, _turns_B: write, input_px, num_workers):
+            lookahead.advance()
+            yield batch
 
 
 def _batches(

@@ -1,19 +1,22 @@
-"""A split's samples by number: one pread each, from tars whose bytes were checked at first use.
+"""A split's samples by number: one pread each, from tars that were verified before their first sample.
 
-A tar that was cut or changed reads as a shorter or different one without any error of its own; so size and sha256
-are compared with the index before a shard's first sample is handed out. Safe to use from many threads.
+Safe to use from many threads.
 """
 
 import os
 import threading
 from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
 
 from pipeline import artifacts
 from pipeline.errors import ArtifactError
+from pipeline.loading.ahead import Lookahead
 from pipeline.loading.order import starts_of
+from pipeline.loading.shelf import open_shelf, opened
 
 MAX_OPEN_SHARDS = 64
 """File descriptors a reader holds; a common limit for a process is 256."""
@@ -25,7 +28,8 @@ MAX_TABLE_BYTES = 256 * 1024**2
 class SplitReader:
     """The samples of one split. Numbers are places in the concatenation of its shards, in the index's order."""
 
-    def __init__(self, index_path: Path, split: str):
+    def __init__(self, index_path: Path, split: str, cache_bytes: int | None = None):
+        """`cache_bytes` is what shards that lie at an address may take on this machine's disk; None is no limit."""
         self.index_path = index_path
         self.index = artifacts.Index.read(index_path, made_by="shard")
         self.shards = self.index.splits[split]
@@ -36,7 +40,8 @@ class SplitReader:
         self._files: OrderedDict[int, _SharedFile] = OrderedDict()
         self._lock = threading.Lock()
         self._shard_locks = [threading.Lock() for _ in self.shards]
-        self._verified: set[int] = set()
+        self.shelf = open_shelf(index_path, self.index, cache_bytes)
+        self._lookahead: Lookahead | None = None
 
     @property
     def num_samples(self) -> int:
@@ -53,7 +58,7 @@ class SplitReader:
 
     def locate(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Shard and row in its sample table for each number; rows come as SAMPLE_DTYPE [len(numbers)]."""
-        shards = np.searchsorted(self._starts, numbers, side="right") - 1
+        shards = self._shards_of(numbers)
         rows = np.empty(len(numbers), artifacts.SAMPLE_DTYPE)
         for shard in np.unique(shards):
             here = shards == shard
@@ -62,70 +67,98 @@ class SplitReader:
 
     def image_bytes(self, shard: int, row: np.void) -> bytes:
         """The sample's encoded image. Raises ArtifactError when the shard is not what the index says."""
-        if shard not in self._verified:
-            self._verify(shard)
         file = self._open(shard)
         try:
             data = os.pread(file.descriptor, int(row["image_bytes"]), int(row["image_offset"]))
         finally:
             file.release()
         if len(data) != row["image_bytes"]:
-            raise ArtifactError(f"{self._tar(shard)} was cut while it was read; run `convoy verify`.")
+            raise ArtifactError(f"{self.shards[shard].name}.tar was cut while it was read; run `convoy verify`.")
         return data
 
-    def close(self) -> None:
-        with self._lock:
-            while self._files:
-                self._files.popitem()[1].release()
+    def opened(self, shard: artifacts.Shard) -> AbstractContextManager[tuple[np.ndarray, Path]]:
+        """The table of a shard's samples, and its verified tar, which stays as long."""
+        return opened(self.shelf, shard)
 
-    def _tar(self, shard: int) -> Path:
-        return self.index_path.parent / f"{self.shards[shard].name}.tar"
+    def look_ahead(self, steps: Iterator[np.ndarray]) -> Lookahead:
+        """Makes ready, in the background, the shards of steps to come, which are given by their sample numbers.
+
+        One at a time: the next one ends it, and so does the reader.
+        """
+        if self._lookahead:
+            self._lookahead.close()
+        needs = (np.unique(self._shards_of(numbers)) for numbers in steps)
+        self._lookahead = Lookahead(self.shelf, self.shards, needs, self._close_file)
+        return self._lookahead
+
+    def close(self) -> None:
+        if self._lookahead:
+            self._lookahead.close()
+        with self._lock:
+            files = [self._files.popitem()[1] for _ in range(len(self._files))]
+        for file in files:
+            file.release()
+        self.shelf.close()
+
+    def _shards_of(self, numbers: np.ndarray) -> np.ndarray:
+        return np.searchsorted(self._starts, numbers, side="right") - 1
 
     def _table(self, shard: int) -> np.ndarray:
         with self._lock:
-            table = self._tables.pop(shard, None)
-            if table is None:
-                table = artifacts.read_sample_table(self.index_path, self.shards[shard])
-                self._table_bytes += table.nbytes
+            table = self._tables.get(shard)
+        if table is None:  # without the lock: it may have to be fetched
+            entry = self.shards[shard]
+            table = artifacts.without_tombstones(self.shelf.table(entry), entry)
+        with self._lock:
+            self._table_bytes += 0 if self._tables.pop(shard, None) is not None else table.nbytes
             self._tables[shard] = table  # newest last
             while self._table_bytes > MAX_TABLE_BYTES and len(self._tables) > 1:
                 self._table_bytes -= self._tables.pop(next(iter(self._tables))).nbytes
             return table
 
-    def _verify(self, shard: int) -> None:
-        """Compares the tar with the index, once; other threads that want the same shard wait."""
-        with self._shard_locks[shard]:
-            if shard in self._verified:
-                return
-            entry, path = self.shards[shard], self._tar(shard)
-            try:
-                num_bytes, sha256 = path.stat().st_size, artifacts.file_sha256(path)
-            except FileNotFoundError as exc:
-                raise ArtifactError(f"{path} is missing; run `convoy shard` (or `dvc checkout`).") from exc
-            if num_bytes != entry.num_bytes or sha256 != entry.sha256:
-                raise ArtifactError(
-                    f"{path} was changed after it was written: {num_bytes} bytes with sha256 {sha256[:12]}, the index "
-                    f"says {entry.num_bytes} with {entry.sha256[:12]}; remove data/shards and run `convoy shard` again."
-                )
-            self._verified.add(shard)
-
     def _open(self, shard: int) -> "_SharedFile":
+        """Verified, and held as long as it is open; the caller releases it."""
+        file = self._open_already(shard)
+        if file is not None:
+            return file
+        with self._shard_locks[shard]:  # others that want the same shard wait, others that want another do not
+            file = self._open_already(shard)
+            if file is not None:
+                return file
+            entry = self.shards[shard]
+            path = self.shelf.hold(entry)
+            file = _SharedFile(os.open(path, os.O_RDONLY), lambda: self.shelf.release(entry))
+            file.hold()
+            surplus = None
+            with self._lock:
+                self._files[shard] = file
+                if len(self._files) > MAX_OPEN_SHARDS:
+                    surplus = self._files.popitem(last=False)[1]
+            if surplus:
+                surplus.release()
+            return file
+
+    def _close_file(self, shard: int) -> None:
+        """A shard that is open is held, and so in the way of others."""
+        with self._lock:
+            file = self._files.pop(shard, None)
+        if file:
+            file.release()
+
+    def _open_already(self, shard: int) -> "_SharedFile | None":
         with self._lock:
             file = self._files.get(shard)
-            if file is None:
-                file = self._files[shard] = _SharedFile(os.open(self._tar(shard), os.O_RDONLY))
-                if len(self._files) > MAX_OPEN_SHARDS:
-                    self._files.popitem(last=False)[1].release()
-            self._files.move_to_end(shard)
-            file.hold()
+            if file is not None:
+                self._files.move_to_end(shard)
+                file.hold()
             return file
 
 
 class _SharedFile:
     """A descriptor that is closed when its last holder lets go; the cache is the first holder."""
 
-    def __init__(self, descriptor: int):
-        self.descriptor = descriptor
+    def __init__(self, descriptor: int, closed: Callable[[], None]):
+        self.descriptor, self._closed = descriptor, closed
         self._holders = 1
         self._lock = threading.Lock()
 
@@ -136,5 +169,7 @@ class _SharedFile:
     def release(self) -> None:
         with self._lock:
             self._holders -= 1
-            if self._holders == 0:
-                os.close(self.descriptor)
+            if self._holders > 0:
+                return
+        os.close(self.descriptor)
+        self._closed()

@@ -4,7 +4,8 @@ Stops at the first damaged file and says what is wrong with it.
 """
 
 import tarfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,8 +20,12 @@ from pipeline.sharding.tar import BLOCK_BYTES, member_end
 WAY_OUT = "run `convoy shard` again (or `dvc checkout --force data/shards`)"
 
 
-def verify_shard_set(index_path: Path, advance: Callable[[int], None]) -> Index:
-    """The index, when everything is whole; `advance` is told of samples checked.
+Bring = Callable[[str, Shard], AbstractContextManager[tuple[np.ndarray, Path]]]
+"""Gives a shard's stored table and its tar from the address that the shards lie at."""
+
+
+def verify_shard_set(index_path: Path, advance: Callable[[int], None], bring: Bring | None = None) -> Index:
+    """The index, when everything is whole; `advance` is told of samples checked. `bring` is for shards at an address.
 
     Raises ArtifactError naming the first damaged file.
     """
@@ -35,14 +40,19 @@ def verify_shard_set(index_path: Path, advance: Callable[[int], None]) -> Index:
         )
     _check_nothing_else(index_path.parent, index)
     for shard in all_shards(index.splits):
-        _verify_shard(index_path, index, shard)
+        here = index.location is None
+        with _beside(index_path, shard) if here else bring(index.location, shard) as (table, tar_path):
+            _verify_shard(index_path, index, shard, table, tar_path)
         advance(shard.num_samples)
     return index
 
 
-def _verify_shard(index_path: Path, index: Index, shard: Shard) -> None:
-    tar_path = index_path.parent / f"{shard.name}.tar"
-    table = read_stored_table(index_path, shard)
+@contextmanager
+def _beside(index_path: Path, shard: Shard) -> Iterator[tuple[np.ndarray, Path]]:
+    yield read_stored_table(index_path, shard), index_path.parent / f"{shard.name}.tar"
+
+
+def _verify_shard(index_path: Path, index: Index, shard: Shard, table: np.ndarray, tar_path: Path) -> None:
     if sorted({*shard.tombstones} & {*range(len(table))}) != shard.tombstones:
         raise ArtifactError(
             f"{index_path} has tombstones in {shard.name} that are not rows of its table, ascending; {WAY_OUT}."

@@ -5,7 +5,6 @@ The pictures come out of the loader itself: these are the pixels that training s
 
 import base64
 import json
-import os
 from dataclasses import dataclass
 
 from pipeline import params
@@ -43,7 +42,7 @@ def browse(split: str, num_per_class: int, num_epochs: int) -> None:
     index = Index.read(layout.INDEX, made_by="shard")
     if not index.num_samples(split):
         raise ArtifactError(f"{layout.INDEX} has no {split} samples; name another split with --split.")
-    with contextlib.closing(SplitReader(layout.INDEX, split)) as reader:
+    with contextlib.closing(SplitReader(layout.INDEX, split, sections["loading"].cache_bytes)) as reader:
         classes = _classes(reader, num_per_class, num_epochs, **sections)
     environment = jinja2.Environment(loader=jinja2.PackageLoader("pipeline", "stages"), autoescape=True)
     page = environment.get_template("browse.html.j2").render(
@@ -106,6 +105,9 @@ class _OneStep:
     def rank_step(self, _step: int, _rank: int, _world_size: int) -> object:
         return self.numbers
 
+    def rank_turns(self, _step: int, _rank: int, _world_size: int) -> object:
+        return self.numbers * 0
+
 
 def _key(reader, loading: params.Loading, seed: int, epoch: int) -> int:
     """What the draws of a training epoch follow from."""
@@ -143,12 +145,9 @@ def _path(reader, number: int) -> str:
     import numpy as np
 
     shards, rows = reader.locate(np.array([number]))
-    tar_path = layout.SHARDS / f"{reader.shards[int(shards[0])].name}.tar"
-    descriptor = os.open(tar_path, os.O_RDONLY)
-    try:
-        return json.loads(os.pread(descriptor, int(rows[0]["json_bytes"]), int(rows[0]["json_offset"])))["path"]
-    finally:
-        os.close(descriptor)
+    with reader.opened(reader.shards[int(shards[0])]) as (_, tar_path), tar_path.open("rb") as tar:
+        tar.seek(int(rows[0]["json_offset"]))
+        return json.loads(tar.read(int(rows[0]["json_bytes"])))["path"]
 
 
 def _uri(image_HWC) -> str:

@@ -1,5 +1,7 @@
 """Stage evaluate: predicts the test split once, computes every figure from that, draws the report."""
 
+import contextlib
+
 from pipeline import params
 from pipeline.artifacts import Index, Run, read_history
 from pipeline.errors import ArtifactError
@@ -9,7 +11,7 @@ from pipeline.stages.publish import publishing
 SPLIT = "test"
 
 
-def evaluate(evaluation: params.Evaluation) -> None:
+def evaluate(evaluation: params.Evaluation, loading: params.Loading) -> None:
     index, run = Index.read(layout.INDEX, "shard"), Run.read(layout.RUN, "train")
     history = read_history(layout.HISTORY)
     _check_data(index, run)
@@ -23,13 +25,15 @@ def evaluate(evaluation: params.Evaluation) -> None:
     from pipeline.evaluation.metrics import measure
     from pipeline.evaluation.report import Evaluated, render
     from pipeline.evaluation.samples import read_images, read_samples
+    from pipeline.loading.read import SplitReader
 
-    samples = read_samples(layout.INDEX, index, SPLIT)
-    table = _predictions(exported, samples, evaluation)
+    with contextlib.closing(SplitReader(layout.INDEX, SPLIT, loading.cache_bytes)) as reader:
+        samples = read_samples(reader.opened, index, SPLIT)
+        table = _predictions(exported, reader, samples, evaluation)
+        mistakes = surest_mistakes(
+            table, index.classes, evaluation.num_mistakes, lambda keys: read_images(reader.opened, index, SPLIT, keys)
+        )
     metrics = measure(table, index.classes, split=SPLIT, index_digest=index.digest, weights_sha256=exported.sha256)
-    mistakes = surest_mistakes(
-        table, index.classes, evaluation.num_mistakes, lambda keys: read_images(layout.INDEX, index, SPLIT, keys)
-    )
     page = render(Evaluated(table, samples, metrics, index, run, history, mistakes))
     _publish(table, metrics, page, index.classes)
     _summarise(metrics)
@@ -61,17 +65,16 @@ def _check_classes(of_model: list[str], of_index: list[str]) -> None:
     )
 
 
-def _predictions(exported, samples, evaluation: params.Evaluation):
+def _predictions(exported, reader, samples, evaluation: params.Evaluation):
     import os
 
     import torch
 
     from pipeline.evaluation.predict import join, predict
-    from pipeline.loading.batches import evaluation_batches
+    from pipeline.loading.batches import split_batches
 
-    batches = evaluation_batches(
-        layout.INDEX,
-        SPLIT,
+    batches = split_batches(
+        reader,
         input_px=exported.input_px,
         batch_size=evaluation.batch_size,
         num_workers=len(os.sched_getaffinity(0)),

@@ -19,7 +19,8 @@ def ledger(run: str | None) -> None:
     from pipeline.training.proof import check
 
     folder = find_run(run)
-    with contextlib.closing(SplitReader(layout.INDEX, "train")) as reader:
+    cache_bytes = params.read(layout.PARAMS, ["loading"])["loading"].cache_bytes
+    with contextlib.closing(SplitReader(layout.INDEX, "train", cache_bytes)) as reader:
         proof = check(RunFolder(folder), reader)
     compared = "keys" if proof.with_keys else "digests"
     show(

@@ -3,7 +3,10 @@
 import time
 from collections.abc import Callable, Iterator
 
+import numpy as np
+
 from pipeline.loading import batches
+from pipeline.loading.ahead import Lookahead
 from pipeline.loading.augment import Augmentation
 from pipeline.loading.read import SplitReader
 from pipeline.training.picture import drawing_first
@@ -27,10 +30,13 @@ class TrainingFeed:
     ):
         self._task, self._place, self._reader, self._record = task, place, reader, record
         self._steps_per_epoch, self._position = steps_per_epoch, position
+        self._lookahead: Lookahead | None = None
 
     def __iter__(self) -> Iterator[batches.Batch]:
         epoch, first_step = divmod(self._position(), self._steps_per_epoch)
         plan = self._task.plan(self._reader.index.digest)
+        if self._lookahead is None:
+            self._lookahead = self._reader.look_ahead(self._coming(self._position()))
         made = batches.training_batches(
             self._reader,
             plan.epoch(epoch, self._reader),
@@ -52,19 +58,28 @@ class TrainingFeed:
             self._record.waited(time.monotonic() - started)
             if batch is None:
                 return
+            self._lookahead.advance()
             yield batch
+
+    def _coming(self, position: int) -> Iterator[np.ndarray]:
+        """Sample numbers of each of the rank's steps from `position` to the end of the run."""
+        plan = self._task.plan(self._reader.index.digest)
+        first_epoch, first_step = divmod(position, self._steps_per_epoch)
+        for epoch in range(first_epoch, self._task.training.epochs):
+            order = plan.epoch(epoch, self._reader)
+            for step in range(first_step if epoch == first_epoch else 0, self._steps_per_epoch):
+                yield order.rank_step(step, self._place.rank, self._place.world_size)
 
 
 class ValidationFeed:
     """The rank's batches of the whole validation split, padding masked."""
 
-    def __init__(self, task: Task, place: Place):
-        self._task, self._place = task, place
+    def __init__(self, task: Task, place: Place, reader: SplitReader):
+        self._task, self._place, self._reader = task, place, reader
 
     def __iter__(self) -> Iterator[batches.Batch]:
-        return batches.evaluation_batches(
-            self._task.index_path,
-            "validation",
+        return batches.split_batches(
+            self._reader,
             input_px=self._task.model.input_px,
             batch_size=self._task.loading.global_batch_size // self._place.world_size,
             num_workers=self._task.loading.workers_per_rank,

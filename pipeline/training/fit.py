@@ -14,6 +14,7 @@ import torch
 
 from pipeline.artifacts import file_sha256
 from pipeline.errors import CheckpointError, PeerLostError
+from pipeline.loading.ahead import check_cache
 from pipeline.loading.order import num_steps_per_epoch
 from pipeline.loading.read import SplitReader
 from pipeline.modeling import backbone, objective, optimizer, schedule
@@ -52,7 +53,13 @@ def train_rank(task: Task, place: Place, open_sink: Callable[[Path, int], Sink])
 
 
 def _train(task: Task, place: Place, open_sink: Callable[[Path, int], Sink]) -> None:
-    with contextlib.closing(SplitReader(task.index_path, "train")) as reader:
+    with (
+        contextlib.closing(SplitReader(task.index_path, "train", task.loading.cache_bytes)) as reader,
+        contextlib.closing(SplitReader(task.index_path, "validation", task.loading.cache_bytes)) as validation,
+    ):
+        if reader.shelf.is_remote:
+            steps = task.plan(reader.index.digest).epoch(0, reader)
+            check_cache(steps, reader.shards, task.loading.cache_bytes, place.world_size)
         batch, lanes = task.loading.global_batch_size, task.loading.lanes
         steps_per_epoch = num_steps_per_epoch(reader.num_samples, batch, lanes)
         attempt, state = _agree_on_start(task, place)
@@ -68,7 +75,7 @@ def _train(task: Task, place: Place, open_sink: Callable[[Path, int], Sink]) -> 
             classifier = _build_classifier(task, place, reader, record, ledger, sign, steps_per_epoch, fresh)
             if state:
                 classifier.restore(state)
-            _fit(classifier, reader, record, steps_per_epoch, task, place)
+            _fit(classifier, reader, validation, record, steps_per_epoch, task, place)
     if place.rank == 0:
         _leave_result(task, place, classifier, record, attempt)
 
@@ -167,13 +174,18 @@ def _saver(task: Task) -> Callable[[Callable[[], dict[str, Any]], bool], None]:
 
 
 def _fit(
-    classifier: Classifier, reader: SplitReader, record: Record, steps_per_epoch: int, task: Task, place: Place
+    classifier: Classifier,
+    reader: SplitReader,
+    validation: SplitReader,
+    record: Record,
+    steps_per_epoch: int,
+    task: Task,
+    place: Place,
 ) -> None:
     """The epochs that are left, none for a run that was killed between its last step and its result."""
     num_epochs = task.training.epochs - classifier.position // steps_per_epoch
     if num_epochs == 0:
         return
-    with_validation = reader.index.num_samples("validation") > 0
     trainer = lightning.Trainer(
         strategy=strategy(place),
         accelerator="auto",
@@ -194,7 +206,7 @@ def _fit(
         TrainingFeed(
             task, place, reader, record, steps_per_epoch=steps_per_epoch, position=lambda: classifier.position
         ),
-        ValidationFeed(task, place) if with_validation else None,
+        ValidationFeed(task, place, validation) if validation.num_samples else None,
     )
 
 

@@ -4,6 +4,7 @@ import csv
 import json
 
 import numpy as np
+import projects
 import pyarrow.parquet as pq
 import pytest
 
@@ -14,6 +15,7 @@ from pipeline.stages.evaluate import evaluate
 
 CLASSES = ["dark", "light <b>"]
 PARAMS = params.Evaluation(batch_size=4, top_k=5, num_mistakes=3)
+LOADING = params.read(projects.REPOSITORY / "params.yaml")["loading"]
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +63,7 @@ def repository(tmp_path, monkeypatch, exported, write_shards, encoded, run_recor
 
 
 def test_the_stage_leaves_a_whole_report(repository, exported, capsys):
-    evaluate(PARAMS)
+    evaluate(PARAMS, LOADING)
     assert sorted(path.name for path in layout.REPORT.iterdir()) == [
         "confusion.csv", "metrics.json", "predictions.parquet", "report.html",
     ]  # fmt: skip
@@ -91,11 +93,12 @@ def test_the_answers_are_those_of_the_exported_model(repository, exported, encod
     from pipeline.evaluation.samples import read_images
     from pipeline.imaging.decode import decode
     from pipeline.imaging.resizing import evaluation_view
+    from pipeline.loading.read import SplitReader
 
-    evaluate(PARAMS)
+    evaluate(PARAMS, LOADING)
     table = pq.read_table(layout.PREDICTIONS)
     model = timm.create_model(f"local-dir:{exported[0]}", pretrained=True).eval()
-    images = read_images(layout.INDEX, repository, "test", range(2, 11))
+    images = read_images(SplitReader(layout.INDEX, "test").opened, repository, "test", range(2, 11))
     views = np.stack([evaluation_view(decode(images[key]), 32) for key in range(2, 11)])
     images_BCHW = (torch.from_numpy(views).permute(0, 3, 1, 2) / 255 - 0.5) / 0.25
     with torch.no_grad():
@@ -107,7 +110,7 @@ def test_the_answers_are_those_of_the_exported_model(repository, exported, encod
 def test_a_second_time_gives_the_same_bytes(repository):
     contents = []
     for _ in range(2):
-        evaluate(PARAMS)
+        evaluate(PARAMS, LOADING)
         contents.append({path.name: path.read_bytes() for path in layout.REPORT.iterdir()})
     assert contents[0] == contents[1]
 
@@ -115,7 +118,7 @@ def test_a_second_time_gives_the_same_bytes(repository):
 def test_another_batch_size_gives_the_same_figures(repository):
     tables = []
     for batch_size in (1, 4, 64):
-        evaluate(PARAMS.model_copy(update={"batch_size": batch_size}))
+        evaluate(PARAMS.model_copy(update={"batch_size": batch_size}), LOADING)
         tables.append(pq.read_table(layout.PREDICTIONS))
     for table in tables[1:]:
         assert table["key"].equals(tables[0]["key"])
@@ -125,7 +128,7 @@ def test_another_batch_size_gives_the_same_figures(repository):
 def test_shards_that_the_run_never_saw_are_refused(repository, run_record):
     run_record("f" * 64).write(layout.RUN)
     with pytest.raises(ArtifactError, match=r"was trained on the shards ffffffffffff, .*run `convoy train`"):
-        evaluate(PARAMS)
+        evaluate(PARAMS, LOADING)
     assert not layout.REPORT.exists()
 
 
@@ -139,27 +142,27 @@ def test_shards_that_the_run_never_saw_are_refused(repository, run_record):
 def test_a_model_of_other_classes_is_refused(repository, classes, message):
     repository.model_copy(update={"classes": classes}).write(layout.INDEX)
     with pytest.raises(ArtifactError, match=message):
-        evaluate(PARAMS)
+        evaluate(PARAMS, LOADING)
 
 
 @pytest.mark.parametrize("shards", [{}, {"test": []}])
 def test_a_data_set_without_test_samples_is_refused(repository, shards):
     repository.model_copy(update={"splits": {"train": repository.splits["train"], **shards}}).write(layout.INDEX)
     with pytest.raises(ArtifactError, match=r"has no test samples.*raise split.test_fraction in params.yaml"):
-        evaluate(PARAMS)
+        evaluate(PARAMS, LOADING)
 
 
 def test_a_missing_history_is_named(repository):
     layout.HISTORY.unlink()
     with pytest.raises(ArtifactError, match=r"data/history.csv does not exist; run `convoy train` first"):
-        evaluate(PARAMS)
+        evaluate(PARAMS, LOADING)
 
 
 def test_a_run_without_validation_is_reported_without_its_curve(repository):
     rows = layout.HISTORY.read_text().splitlines()
     without = [",".join("" if i in (3, 4) else cell for i, cell in enumerate(row.split(","))) for row in rows[1:]]
     layout.HISTORY.write_text("\n".join([rows[0], *without]) + "\n")
-    evaluate(PARAMS)
+    evaluate(PARAMS, LOADING)
     page = layout.PAGE.read_text(encoding="utf-8")
     assert page.count("<polyline") == 1
     assert "training ends at 0.4" in page
@@ -169,4 +172,4 @@ def test_a_run_without_validation_is_reported_without_its_curve(repository):
 def test_a_history_that_is_no_table_of_numbers_is_named(repository, text):
     layout.HISTORY.write_text(text)
     with pytest.raises(ArtifactError, match=r"data/history.csv is not a table of numbers with the columns epoch, step"):
-        evaluate(PARAMS)
+        evaluate(PARAMS, LOADING)

@@ -2,6 +2,11 @@ import pytest
 
 from pipeline.errors import ArtifactError
 from pipeline.evaluation.samples import read_images, read_samples
+from pipeline.loading.read import SplitReader
+
+
+def opened(index_path):
+    return SplitReader(index_path, "test").opened
 
 
 def sample(encoded, key, label=0, **about):
@@ -28,7 +33,7 @@ def shards(tmp_path, write_shards, encoded):
 
 def test_samples_of_all_tars_come_sorted_by_key_with_their_metadata(shards):
     index_path, index, path = shards
-    table = read_samples(index_path, index, "test")
+    table = read_samples(opened(index_path), index, "test")
     assert table.column_names == ["key", "path", "width", "height", "slice_camera", "slice_iso"]
     assert table["key"].to_pylist() == [1, 2, 3, 5, 7]
     assert table.slice(1, 1).to_pylist() == [
@@ -39,19 +44,19 @@ def test_samples_of_all_tars_come_sorted_by_key_with_their_metadata(shards):
 
 def test_images_are_read_by_key_from_their_tars(shards, encoded):
     index_path, index, _ = shards
-    assert read_images(index_path, index, "test", [5, 7]) == {key: encoded((key, 0, 0)) for key in (5, 7)}
-    assert read_images(index_path, index, "test", []) == {}
+    assert read_images(opened(index_path), index, "test", [5, 7]) == {key: encoded((key, 0, 0)) for key in (5, 7)}
+    assert read_images(opened(index_path), index, "test", []) == {}
 
 
 def test_a_key_that_is_nowhere_is_named(shards):
     index_path, index, _ = shards
-    with pytest.raises(ArtifactError, match=r"test split of .* has no sample 99; run `convoy evaluate` again"):
-        read_images(index_path, index, "test", [5, 99])
+    with pytest.raises(ArtifactError, match=r"test split has no sample 99; run `convoy evaluate` again"):
+        read_images(opened(index_path), index, "test", [5, 99])
 
 
 def test_a_split_without_shards_is_an_empty_table(tmp_path, write_shards):
     index = write_shards(tmp_path, ["a"], {"test": []}, metadata_columns=["camera"])
-    table = read_samples(tmp_path / "index.json", index, "test")
+    table = read_samples(opened(tmp_path / "index.json"), index, "test")
     assert table.num_rows == 0
     assert table.column_names[-1] == "slice_camera"
 
@@ -60,15 +65,15 @@ def test_a_missing_tar_is_named(shards):
     index_path, index, _ = shards
     (index_path.parent / "test/test-000001.tar").unlink()
     with pytest.raises(ArtifactError, match=r"test-000001.tar is missing; run `convoy shard`"):
-        read_samples(index_path, index, "test")
+        read_samples(opened(index_path), index, "test")
 
 
-def test_a_tar_that_ends_early_is_named_with_the_sample(shards):
+def test_a_tar_that_was_cut_is_named(shards):
     index_path, index, _ = shards
     tar = index_path.parent / "test/test-000000.tar"
     tar.write_bytes(tar.read_bytes()[:1000])
-    with pytest.raises(ArtifactError, match=r"test-000000.tar ends inside sample 7 \(.*run `convoy verify`"):
-        read_samples(index_path, index, "test")
+    with pytest.raises(ArtifactError, match=r"test-000000.tar was changed after it was written"):
+        read_samples(opened(index_path), index, "test")
 
 
 @pytest.mark.parametrize("about", [b"{", b"\xff\xfe\xfd", b"[]", b'{"path": "x"}'])
@@ -76,4 +81,13 @@ def test_a_description_that_cannot_be_read_is_named(tmp_path, write_shards, enco
     samples = [{"key": 4, "image": encoded((0, 0, 0)), "label": 0, "about": about}]
     index = write_shards(tmp_path, ["a"], {"test": samples})
     with pytest.raises(ArtifactError, match=r"holds no readable description of sample 4 .*run `convoy verify`"):
-        read_samples(tmp_path / "index.json", index, "test")
+        read_samples(opened(tmp_path / "index.json"), index, "test")
+
+
+def test_a_tar_that_ends_early_is_named_with_the_sample(shards):
+    index_path, index, _ = shards
+    reader = SplitReader(index_path, "test")
+    with reader.opened(index.splits["test"][0]) as (_, tar):
+        tar.write_bytes(tar.read_bytes()[:1000])  # after it was verified
+    with pytest.raises(ArtifactError, match=r"test-000000.tar ends inside sample 7 \(.*run `convoy verify`"):
+        read_samples(reader.opened, index, "test")

@@ -96,7 +96,7 @@ def test_text_files_stay_one_line_a_record(tmp_path, photos):
 def test_the_report_and_its_tables_are_inert(tmp_path, photos):
     index = data_project.run(tmp_path, test_fraction=0.6).index
     write_an_untrained_model(index)
-    evaluate(params.read(REPOSITORY / "params.yaml")["evaluation"])
+    evaluate(**params.read(REPOSITORY / "params.yaml", ["evaluation", "loading"]))
     page = layout.PAGE.read_text(encoding="utf-8")
     assert not re.findall(r"<(script|iframe|object|embed|link)\b", page)
     assert "<b>odd" not in page

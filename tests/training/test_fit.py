@@ -185,7 +185,7 @@ def test_a_loss_that_is_not_finite_is_found_at_its_very_step(index_path, tmp_pat
     with pytest.raises(TrainingError, match=r"The loss is inf at step 6, with a learning rate") as caught:
         train(what)
     with contextlib.closing(SplitReader(index_path, "train")) as reader:
-        _, rows = reader.locate(what.plan(reader.index.digest).epoch(0, reader.shard_sizes).step(6))
+        _, rows = reader.locate(what.plan(reader.index.digest).epoch(0, reader).step(6))
     assert f"on the samples {', '.join(map(str, rows['key']))}; " in str(caught.value)
     assert checkpoint.positions(what.run.checkpoints)[0] == 6
 

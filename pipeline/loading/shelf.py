@@ -1,0 +1,182 @@
+"""Where the files of a shard set lie, and that they are what the index says before anybody reads them.
+
+A tar that was cut or changed reads as a shorter or different one without any error of its own; so size and sha256 are
+compared with the index once in each process. Safe to use from many threads.
+"""
+
+import contextlib
+import tempfile
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from pipeline import artifacts, stores
+from pipeline.artifacts import Index, Shard
+from pipeline.errors import ArtifactError
+from pipeline.loading.cache import Cache, default_folder
+from pipeline.loading.fetch import fetch
+
+
+class Shelf(Protocol):
+    """Tars and tables by their shard."""
+
+    is_remote: bool
+    """Whether a tar has to be brought here, and may go again when nobody holds it."""
+
+    def table(self, shard: Shard) -> np.ndarray:
+        """The shard's table with its tombstones, [num_stored] of SAMPLE_DTYPE."""
+
+    def hold(self, shard: Shard, *, urgent: bool = True) -> Path | None:
+        """The path of the verified tar, which stays until `release`. None when it is not urgent and there is no room.
+
+        Raises ArtifactError when it is missing or not what the index says.
+        """
+
+    def release(self, shard: Shard) -> None: ...
+
+    def sharing(self) -> contextlib.AbstractContextManager[Callable[[], int | None]]:
+        """While somebody looks ahead; gives the bytes that may be held, None for any number."""
+
+    def close(self) -> None: ...
+
+
+def open_shelf(index_path: Path, index: Index, cache_bytes: int | None) -> Shelf:
+    """Beside the index, or at its location through this machine's cache of at most `cache_bytes` (None: no limit)."""
+    if index.location is None:
+        return LocalShelf(index_path)
+    return RemoteShelf(index.location, Cache(default_folder(), cache_bytes))
+
+
+@contextlib.contextmanager
+def opened(shelf: Shelf, shard: Shard) -> Iterator[tuple[np.ndarray, Path]]:
+    """The table of the shard's samples that are to be used, and its tar, which stays as long."""
+    table = artifacts.without_tombstones(shelf.table(shard), shard)
+    path = shelf.hold(shard)
+    try:
+        yield table, path
+    finally:
+        shelf.release(shard)
+
+
+@contextlib.contextmanager
+def fetched_anew(location: str, shard: Shard) -> Iterator[tuple[np.ndarray, Path]]:
+    """The table with its tombstones and the tar as the store has them now, whatever the cache holds."""
+    folder = default_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".anew-", dir=folder) as place:
+        tar, table = Path(place, "tar"), Path(place, "table")
+        for path, name, num_bytes, sha256 in (
+            (table, shard.table_object, None, shard.table_sha256),
+            (tar, shard.tar_object, shard.num_bytes, shard.sha256),
+        ):
+            path.touch()
+            fetch(stores.join(location, name), path, num_bytes=num_bytes, sha256=sha256)
+        yield artifacts.parse_sample_table(table.read_bytes(), shard, shard.table_object), tar
+
+
+class LocalShelf:
+    """Beside the index."""
+
+    is_remote = False
+
+    def __init__(self, index_path: Path):
+        self._index_path = index_path
+        self._mutex = threading.Lock()
+        self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+        self._verified: set[str] = set()
+
+    def table(self, shard: Shard) -> np.ndarray:
+        return artifacts.read_stored_table(self._index_path, shard)
+
+    def hold(self, shard: Shard, *, urgent: bool = True) -> Path:
+        path = self._index_path.parent / f"{shard.name}.tar"
+        if shard.name not in self._verified:
+            with self._mutex:
+                lock = self._locks[shard.name]
+            with lock:  # others that want the same shard wait
+                if shard.name not in self._verified:
+                    _verify(path, shard)
+                    self._verified.add(shard.name)
+        return path
+
+    def release(self, shard: Shard) -> None:
+        pass
+
+    def sharing(self) -> contextlib.AbstractContextManager[Callable[[], None]]:
+        return contextlib.nullcontext(lambda: None)
+
+    def close(self) -> None:
+        pass
+
+
+class RemoteShelf:
+    """At an address, through a cache."""
+
+    is_remote = True
+
+    def __init__(self, location: str, cache: Cache):
+        self._location, self._cache = location, cache
+        self._closing = threading.Event()
+
+    def table(self, shard: Shard) -> np.ndarray:
+        path = self._hold_table(shard, urgent=True)
+        try:
+            return artifacts.parse_sample_table(path.read_bytes(), shard, str(path))
+        finally:
+            self._cache.release(shard.table_object)
+
+    def hold(self, shard: Shard, *, urgent: bool = True) -> Path | None:
+        """With its table, which is needed as long."""
+        if self._hold_table(shard, urgent=urgent) is None:
+            return None
+        path = None
+        bring = partial(self._fetch, shard.tar_object, num_bytes=shard.num_bytes, sha256=shard.sha256)
+        is_whole = partial(_has_sha256, sha256=shard.sha256)
+        try:
+            path = self._cache.hold(shard.tar_object, shard.num_bytes, bring, is_whole, urgent=urgent)
+        finally:
+            if path is None:
+                self._cache.release(shard.table_object)
+        return path
+
+    def release(self, shard: Shard) -> None:
+        self._cache.release(shard.tar_object)
+        self._cache.release(shard.table_object)
+
+    def sharing(self) -> contextlib.AbstractContextManager[Callable[[], int | None]]:
+        return self._cache.sharing()
+
+    def close(self) -> None:
+        self._closing.set()
+        self._cache.close()
+
+    def _hold_table(self, shard: Shard, *, urgent: bool) -> Path | None:
+        bring = partial(self._fetch, shard.table_object, num_bytes=None, sha256=shard.table_sha256)
+        is_whole = partial(_has_sha256, sha256=shard.table_sha256)
+        room_bytes = shard.num_stored * artifacts.SAMPLE_DTYPE.itemsize
+        return self._cache.hold(shard.table_object, room_bytes, bring, is_whole, urgent=urgent)
+
+    def _fetch(self, name: str, path: Path, *, num_bytes: int | None, sha256: str) -> None:
+        address = stores.join(self._location, name)
+        fetch(address, path, num_bytes=num_bytes, sha256=sha256, is_over=self._closing.is_set)
+
+
+def _verify(path: Path, shard: Shard) -> None:
+    try:
+        num_bytes, sha256 = path.stat().st_size, artifacts.file_sha256(path)
+    except FileNotFoundError as exc:
+        raise ArtifactError(f"{path} is missing; run `convoy shard` (or `dvc checkout`).") from exc
+    if num_bytes != shard.num_bytes or sha256 != shard.sha256:
+        raise ArtifactError(
+            f"{path} was changed after it was written: {num_bytes} bytes with sha256 {sha256[:12]}, the index "
+            f"says {shard.num_bytes} with {shard.sha256[:12]}; remove data/shards and run `convoy shard` again."
+        )
+
+
+def _has_sha256(path: Path, sha256: str) -> bool:
+    return artifacts.file_sha256(path) == sha256
