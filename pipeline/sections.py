@@ -154,11 +154,14 @@ class Model(Section):
     options: dict[str, Any]
     """How the backbone is built: convoynet's options (docs/models.md), or arguments of a timm model, by their names."""
     weights: str
-    """`none`, `pretrained` (fetched by timm), or the path of a .safetensors file or of an exported model folder."""
+    """`none`, `pretrained` (fetched by timm), `models:/name@alias`, `models:/name/3`, `runs:/id/model`, or the path of
+    a .safetensors file or of an exported model's folder. A run is named after their sha256, not after this text."""
     input_px: PositiveInt
     """Side of the square that the model sees."""
     drop_rate: Fraction
     """Dropout before the head."""
+
+    not_in_fingerprint = frozenset({"weights"})
 
 
 class Optimizer(Section):

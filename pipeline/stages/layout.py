@@ -24,4 +24,6 @@ METRICS = REPORT / "metrics.json"
 PREDICTIONS = REPORT / "predictions.parquet"
 PAGE = REPORT / "report.html"
 CONFUSION = REPORT / "confusion.csv"
+WEIGHTS = Path("weights")
+"""Weights to start from that were fetched, beside the runs."""
 REGISTRATION = Path("data/registration.json")

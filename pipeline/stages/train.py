@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pipeline import params
 from pipeline.artifacts import HISTORY_COLUMNS, Index, Run, file_sha256
 from pipeline.errors import ClusterError
-from pipeline.stages import layout
+from pipeline.stages import layout, weights
 from pipeline.stages.interrupt import stopping_gently
 from pipeline.stages.publish import lock, publishing
 from pipeline.stages.tracked import committed, finish, open_tracker
@@ -42,15 +42,15 @@ def train(
 
     with publishing(layout.MODEL, layout.RUN, layout.HISTORY) as (model_folder, run_path, history_path):
         index = Index.read(layout.INDEX, made_by="shard")
-        backbone.check(model.backbone, model.weights, model.input_px, model.options, index.num_channels)
+        backbone.check(model.backbone, model.input_px, model.options, index.num_channels)
         check_augment(Augmentation(**augment.model_dump()), index.num_channels, index.pixel_dtype)
-        digest = backbone.weights_digest(model.backbone, model.weights)
-        deciding = params.for_fingerprint(loading, augment, model, optimizer, schedule, training)
-        name = fingerprint(deciding, index.digest, digest)
         root = _root(cluster)
+        start = weights.find(model, index.num_channels, tracking, root, root / layout.WEIGHTS)
+        deciding = params.for_fingerprint(loading, augment, model, optimizer, schedule, training)
+        name = fingerprint(deciding, index.digest, start.digest if start else "none")
         run = RunFolder(root / "runs" / name)
         run.path.mkdir(parents=True, exist_ok=True)
-        task = Task(run, layout.INDEX.absolute(), name, loading, augment, model, optimizer, schedule, training)
+        task = Task(run, layout.INDEX.absolute(), name, loading, augment, model, optimizer, schedule, training, start)
         console = Console()
         with lock(run.path / ".lock"):
             _write_plan(task, index)

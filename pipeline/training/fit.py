@@ -17,7 +17,7 @@ from pipeline.errors import CheckpointError, PeerLostError
 from pipeline.loading.ahead import check_cache
 from pipeline.loading.order import num_steps_per_epoch
 from pipeline.loading.read import SplitReader
-from pipeline.modeling import backbone, objective, optimizer, schedule
+from pipeline.modeling import backbone, objective, optimizer, schedule, weights
 from pipeline.training import checkpoint
 from pipeline.training.collapse import CollapseGuard
 from pipeline.training.feed import TrainingFeed, ValidationFeed
@@ -120,10 +120,12 @@ def _build_classifier(
         num_classes=len(reader.index.classes),
         num_channels=reader.index.num_channels,
         input_px=task.model.input_px,
-        weights=task.model.weights if fresh else "none",
         drop_rate=task.model.drop_rate,
         options=task.model.options,
-    ).to(memory_format=torch.channels_last)
+    )
+    if fresh and task.start:
+        weights.load(network, task.start, reader.index.classes)
+    network = network.to(memory_format=torch.channels_last)
     return Classifier(
         network,
         build_optimizer=lambda network: optimizer.build(network, **task.optimizer.model_dump()),

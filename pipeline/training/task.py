@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline import params
+from pipeline.modeling.weights import Start
 from pipeline.training.folder import RunFolder
 from pipeline.training.plan import Plan
 
@@ -21,6 +22,8 @@ class Task:
     optimizer: params.Optimizer
     schedule: params.Schedule
     training: params.Training
+    start: Start | None = None
+    """Weights for a fresh network; None for random ones."""
 
     def plan(self, index_digest: str) -> Plan:
         return Plan(

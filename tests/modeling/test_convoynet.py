@@ -80,11 +80,6 @@ def test_an_option_that_is_none_is_refused(options, said):
         build(**options)
 
 
-def test_there_are_no_pretrained_weights_of_it():
-    with pytest.raises(ModelError, match=r"pretrained, but there are no pretrained weights of convoynet; use"):
-        backbone.check("convoynet", "pretrained", 64)
-
-
 @pytest.mark.parametrize("pooling", convoynet.POOLINGS)
 def test_timm_opens_its_export_without_this_project(pooling, tmp_path):
     torch.manual_seed(0)

@@ -1,5 +1,7 @@
 """Networks for any number of channels, and weights for RGB images in them."""
 
+import dataclasses
+
 import pytest
 import safetensors.torch
 import torch
@@ -7,14 +9,22 @@ from timm.models import adapt_input_conv
 
 from pipeline.errors import ModelError
 from pipeline.modeling import backbone
+from pipeline.modeling import weights as weights_of
 from pipeline.modeling.objective import normalize
 from pipeline.modeling.stem import stem_names
 
 NAMES = ["test_resnet", "test_vit", "test_convnext", "test_efficientnet"]
 
 
-def build(name, **changes):
-    return backbone.build(name, **({"num_classes": 3, "input_px": 32} | changes))
+CLASSES = ("a", "b", "c")
+
+
+def build(name, weights=None, **changes):
+    network = backbone.build(name, **({"num_classes": 3, "input_px": 32} | changes))
+    if weights:
+        start = dataclasses.replace(weights_of.look_at(weights, name), classes=CLASSES)
+        weights_of.load(network, start, CLASSES)
+    return network
 
 
 @pytest.fixture(params=NAMES)
@@ -75,7 +85,7 @@ def test_weights_for_other_channels_than_rgb_are_not_adapted(tmp_path, num_chann
 
 def test_an_input_that_does_not_fit_names_the_channels():
     with pytest.raises(ModelError, match=r"cannot take images of model\.input_px=4 with 5 channels: "):
-        backbone.check("test_vit", "none", 4, num_channels=5)
+        backbone.check("test_vit", 4, num_channels=5)
 
 
 def test_pixels_are_normalised_by_the_largest_value_of_their_type():
