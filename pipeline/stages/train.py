@@ -45,7 +45,7 @@ def train(
         backbone.check(model.backbone, model.input_px, model.options, index.num_channels)
         check_augment(Augmentation(**augment.model_dump()), index.num_channels, index.pixel_dtype)
         root = _root(cluster)
-        start = weights.find(model, index.num_channels, tracking, root, root / layout.WEIGHTS)
+        start = weights.find(model, index.num_channels, tracking, root)
         deciding = params.for_fingerprint(loading, augment, model, optimizer, schedule, training)
         name = fingerprint(deciding, index.digest, start.digest if start else "none")
         run = RunFolder(root / "runs" / name)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from pipeline import params
 from pipeline.errors import TrackingError
+from pipeline.stages import layout
 
 if TYPE_CHECKING:
     from pipeline.modeling.weights import Start
@@ -31,6 +32,7 @@ def find(model: params.Model, num_channels: int, tracking: params.Tracking, root
 
     if model.weights == "none":
         return None
+    folder = root / layout.WEIGHTS
     if model.weights == "pretrained":
         text = str(backbone.fetch_pretrained(model.backbone, model.input_px, model.options, folder))
     elif model.weights.startswith(SCHEMES):

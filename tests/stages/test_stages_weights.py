@@ -32,7 +32,7 @@ def find(text, root, tracking_uri=None):
     sections = params.read(projects.REPOSITORY / "params.yaml")
     model = sections["model"].model_copy(update={"backbone": "test_resnet", "options": {}, "weights": str(text)})
     tracking = sections["tracking"].model_copy(update={"uri": tracking_uri})
-    return weights.find(model, 3, tracking, root, root / "weights")
+    return weights.find(model, 3, tracking, root)
 
 
 def register(folder, root):
