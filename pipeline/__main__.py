@@ -73,8 +73,15 @@ def register() -> None:
 
 
 @app.command()
-def repro() -> None:
+def repro(
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="Write this recipe's values into params.yaml first: a name of recipes/, or a path."),
+    ] = None,
+) -> None:
     """Run all stages that have something new to do (dvc repro)."""
+    if recipe is not None:
+        _call("recipe", name=recipe)
     raise typer.Exit(_run_stage("repro"))
 
 
@@ -167,7 +174,7 @@ def _run_stage(name: str) -> object:
     return stage(**params.read(layout.PARAMS, inspect.signature(stage).parameters))
 
 
-def _call(name: str, **arguments: object) -> object:
+def _call(name: str, /, **arguments: object) -> object:
     return getattr(importlib.import_module(f"pipeline.stages.{name}"), name)(**arguments)
 
 
