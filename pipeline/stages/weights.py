@@ -19,8 +19,8 @@ NO_SUCH_MODEL = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 """What a store says that was reached and knows better."""
 
 
-def find(model: params.Model, num_channels: int, tracking: params.Tracking, root: Path, folder: Path) -> "Start | None":
-    """None for fresh weights. What is fetched stays in `folder`, named by its sha256, for a day without a network.
+def find(model: params.Model, num_channels: int, tracking: params.Tracking, root: Path) -> "Start | None":
+    """None for fresh weights. What is fetched stays under `root`, named by its sha256, for a day without a network.
 
     Raises ModelError for weights that are not there or do not fit, TrackingError for a store that cannot be asked and
     never was.
