@@ -92,6 +92,14 @@ def verify() -> None:
 
 
 @app.command()
+def compact(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would save.")] = False,
+) -> None:
+    """Rewrite data/shards without tombstones, in as few tars as can be."""
+    _call("compact", dry_run=dry_run)
+
+
+@app.command()
 def ledger(
     run: Annotated[
         str | None, typer.Argument(help="A run's folder or fingerprint; without it, the last one's.")

@@ -27,6 +27,7 @@ from pipeline.sharding.index import by_split, make_index, write_companions
 from pipeline.sharding.inspect import RECORDS_PER_PIECE, Looks, Piece, inspect_records
 from pipeline.sharding.likeness import LIKENESS_DTYPE
 from pipeline.sharding.manifest import Manifest
+from pipeline.sharding.pack import ENDINGS
 from pipeline.sharding.pixels import find_channels, image_extension, measure_pixels, reject_others
 from pipeline.sharding.plan import NOTHING_TAKEN, PlannedShard, plan_shards
 from pipeline.sharding.reading import absolute_root
@@ -38,7 +39,7 @@ from pipeline.sharding.split import (
     splits_of,
 )
 from pipeline.sharding.workers import Workers
-from pipeline.sharding.write import ENDINGS, ShardWork, write_shard
+from pipeline.sharding.write import ShardWork, write_shard
 
 MEASURED_RECORDS = 1024
 """Of which mean and standard deviation come, at least. Images' means differ by about half as much as pixels do: the

@@ -22,8 +22,9 @@ from pipeline.sharding.split import part_name, part_of
 from pipeline.sharding.workers import Advance, Workers
 from pipeline.sharding.write import facts_member
 
-IDENTITY_DTYPE = np.dtype([("image", "<u8", 2), ("facts", "<u8", 2)])
-"""128 bits each: of path and content, which have a part; of all that a sample's members say beside the pixels."""
+IDENTITY_DTYPE = np.dtype([("image", "<u8", 2), ("facts", "<u8", 2), ("content", "<u8")])
+"""128 bits each of path and content, which have a part, and of all that a sample's members say beside the pixels; and
+the first bytes of the content's digest."""
 
 
 Progress = Callable[[str, int], AbstractContextManager[Advance]]
@@ -66,10 +67,28 @@ def open_former(
         changed = _what_changed(index, rules, classes, metadata_columns)
         if changed:
             return None, f"{', '.join(changed)} changed"
-        with progress("checking what is there", sum(shard.num_stored for shard in all_shards(index.splits))) as advance:
-            return _survey(index, index_path, workers, advance), None
+        return open_shard_set(index_path, index, workers, progress), None
     except ArtifactError as exc:
         return None, f"it is damaged ({exc})"
+
+
+def open_shard_set(index_path: Path, index: Index, workers: Workers, progress: Progress) -> Stored:
+    """Reads and checks every shard. Raises ArtifactError when one is not what the index says."""
+    shards = all_shards(index.splits)
+    works = (SurveyWork(index_path, shard, index.image_extension) for shard in shards)
+    with progress("checking what is there", sum(shard.num_stored for shard in shards)) as advance:
+        found = list(workers.map(survey_shard, works, advance))
+    numbers: dict[str, int] = {}
+    for shard in shards:
+        part, number = part_name(part_of(shard.name)), int(shard.name.rpartition("-")[2])
+        numbers[part] = max(numbers.get(part, 0), number + 1)
+    return Stored(
+        index,
+        index_path.parent,
+        np.concatenate([identities for identities, _ in found]),
+        np.repeat(np.array([part_of(shard.name) for shard in shards], np.int8), [each.num_stored for each in shards]),
+        Taken(max(next_key for _, next_key in found), numbers),
+    )
 
 
 def identities_of(manifest: Manifest, labels: np.ndarray, looks: Looks) -> np.ndarray:
@@ -95,24 +114,6 @@ def _what_changed(
     changed = [name for name in names if index.made_with.get(name, missing) != rules.get(name, missing)]
     changed += ["the classes"] if index.classes != list(classes) else []
     return changed + (["metadata_columns"] if index.metadata_columns != list(metadata_columns) else [])
-
-
-def _survey(index: Index, index_path: Path, workers: Workers, advance: Advance) -> Stored:
-    """Reads and checks every shard. Raises ArtifactError when one is not what the index says."""
-    shards = all_shards(index.splits)
-    works = (SurveyWork(index_path, shard, index.image_extension) for shard in shards)
-    found = list(workers.map(survey_shard, works, advance))
-    numbers: dict[str, int] = {}
-    for shard in shards:
-        part, number = part_name(part_of(shard.name)), int(shard.name.rpartition("-")[2])
-        numbers[part] = max(numbers.get(part, 0), number + 1)
-    return Stored(
-        index,
-        index_path.parent,
-        np.concatenate([identities for identities, _ in found]),
-        np.repeat(np.array([part_of(shard.name) for shard in shards], np.int8), [each.num_stored for each in shards]),
-        Taken(max(next_key for _, next_key in found), numbers),
-    )
 
 
 def survey_shard(work: SurveyWork, advance: Advance) -> tuple[np.ndarray, int]:
@@ -143,6 +144,7 @@ def _identities(samples: Iterable[tuple[str, int, bytes, bytes]]) -> np.ndarray:
     hashed = (
         hashlib.blake2b(digest + path.encode(), digest_size=16).digest()
         + hashlib.blake2b(b"%d " % label + facts, digest_size=16).digest()
+        + digest[:8]
         for path, label, facts, digest in samples
     )
     return np.frombuffer(b"".join(hashed), IDENTITY_DTYPE)

@@ -14,8 +14,8 @@ from pipeline.artifacts import Shard, read_stored_table
 from pipeline.sharding.dali import dali_index
 from pipeline.sharding.former import Stored
 from pipeline.sharding.index import all_shards
+from pipeline.sharding.pack import ENDINGS
 from pipeline.sharding.resume import finish, unfinished
-from pipeline.sharding.write import ENDINGS
 
 UNKNOWN = -1
 """Of a record that lies nowhere yet."""
@@ -32,7 +32,7 @@ def keep(
     `assign` is told of each record the part in which its image lies already, or UNKNOWN, int8 [num_records].
     """
     # Live samples first: of a tombstone and a live sample of one image, the live one says where it is.
-    order = np.argsort(~_is_live(stored), kind="stable")
+    order = np.argsort(~is_live(stored), kind="stable")
     known = _pair(stored.identities["image"][order], identities["image"])
     parts = assign(np.where(known == UNKNOWN, UNKNOWN, stored.parts[order[known]]).astype(np.int8))
     return parts, _pair(_keys(stored.identities, stored.parts), _keys(identities, parts))
@@ -83,7 +83,8 @@ def _link(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _is_live(stored: Stored) -> np.ndarray:
+def is_live(stored: Stored) -> np.ndarray:
+    """bool [num_stored]: no tombstones."""
     is_live, first = np.ones(len(stored.parts), bool), 0
     for shard in all_shards(stored.index.splits):
         is_live[first + np.array(shard.tombstones, np.int64)] = False

@@ -1,4 +1,4 @@
-"""One planned shard -> its tar, its table of offsets and its DALI index. One task of a worker process.
+"""One planned shard -> its files, from the images of the source. One task of a worker process.
 
 Copies what the first pass (`inspect`) saw: an encoded image from its piece file, an image that keeps its own bytes
 from the source, where it must still be the same. Holds one image at a time.
@@ -11,20 +11,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.artifacts import SAMPLE_DTYPE, Shard, file_sha256
+from pipeline.artifacts import Shard, file_sha256
 from pipeline.errors import ImageError, SourceError
-from pipeline.sharding.dali import dali_index
 from pipeline.sharding.inspect import Looks, read_spooled
-from pipeline.sharding.plan import KEY_DIGITS
+from pipeline.sharding.pack import ENDINGS, Sample, pack_shard
 from pipeline.sharding.reading import read_image
 from pipeline.sharding.records import Facts, FactsFile
-from pipeline.sharding.resume import finish, read_seal, unfinished, write_seal
-from pipeline.sharding.tar import TarWriter
+from pipeline.sharding.resume import read_seal, write_seal
 from pipeline.sharding.workers import Advance
-
-IMAGES_PER_REPORT = 16
-ENDINGS = ("tar", "npy", "idx")
-"""Of a shard's files: the samples, their table, DALI's index."""
 
 
 class ShardWork(NamedTuple):
@@ -61,28 +55,11 @@ def write_shard(work: ShardWork, advance: Advance) -> Shard:
 
 
 def _write(work: ShardWork, facts: list[Facts], looks: np.ndarray, advance: Advance) -> Shard:
-    tar_path, table_path, dali_path = (work.folder / f"{work.name}.{ending}" for ending in ENDINGS)
-    rows = []
-    with TarWriter(unfinished(tar_path)) as tar:
-        for position, look in enumerate(looks):
-            if (position + 1) % IMAGES_PER_REPORT == 0:
-                advance(IMAGES_PER_REPORT)
-            rows.append(_add_sample(tar, work, position, facts[position], look))
-    advance(len(looks) % IMAGES_PER_REPORT)
-    table = np.array(rows, SAMPLE_DTYPE)
-    with unfinished(table_path).open("wb") as file:
-        np.save(file, table, allow_pickle=False)
-    unfinished(dali_path).write_text(dali_index(table, work.image_extension), encoding="ascii")
-    for path in (tar_path, table_path, dali_path):
-        finish(path)
-    return Shard(
-        name=work.name,
-        num_samples=len(rows),
-        num_bytes=tar.num_bytes,
-        sha256=tar.sha256,
-        table_sha256=file_sha256(table_path),
-        class_counts=np.bincount(table["label"], minlength=work.num_classes).tolist(),
+    samples = (
+        Sample(work.labels[row], _image_bytes(work, row, facts[row].path, look), facts_member(facts[row], look))
+        for row, look in enumerate(looks)
     )
+    return pack_shard(work.folder, work.name, work.first_key, samples, work.image_extension, work.num_classes, advance)
 
 
 def _digest(work: ShardWork, facts: list[Facts], looks: np.ndarray) -> str:
@@ -124,14 +101,3 @@ def facts_member(facts: Facts, look: np.void) -> bytes:
         "metadata": json.loads(facts.metadata),
     }
     return json.dumps(says, sort_keys=True, separators=(",", ":")).encode()
-
-
-def _add_sample(tar: TarWriter, work: ShardWork, position: int, facts: Facts, look: np.void) -> tuple:
-    """The sample's row in the table (SAMPLE_DTYPE)."""
-    key, label = work.first_key + position, work.labels[position]
-    stem = f"{key:0{KEY_DIGITS}d}"
-    image, says = _image_bytes(work, position, facts.path, look), facts_member(facts, look)
-    image_offset = tar.add(f"{stem}.{work.image_extension}", image)
-    tar.add(f"{stem}.cls", str(label).encode())
-    json_offset = tar.add(f"{stem}.json", says)
-    return (key, image_offset, len(image), json_offset, len(says), label)

@@ -70,7 +70,7 @@ def shard(data: params.Data, split: params.Split, shards: params.Shards, audit: 
         num_removed = sum(len(shard.tombstones) for shards in built.index.splits.values() for shard in shards)
         console.print(
             f"generation {built.index.generation}: {built.num_new:,} samples written, the others stay where they were; "
-            f"{num_removed:,} removed ones are still in the tars"
+            f"{num_removed:,} removed ones are still in the tars, until `convoy compact`"
         )
     for line in warnings(built.audit):
         console.print(f"{escape(line)}; see {layout.AUDIT}")

@@ -30,7 +30,10 @@ SERVE = "tests/docs/test_servers.py::test_mlflow_serves_the_champion"
 RAY_JOB = "tests/docs/test_ray_job.py::test_the_whole_pipeline_runs_as_a_ray_job"
 MAKE = "tests/docs/test_make.py::test_a_target_runs_what_the_readme_says"
 
+COMPACT = "tests/end_to_end/test_growing_pushes_little.py::test_what_dvc_brings_back_grows_and_can_be_compacted"
+
 TESTED_BY = {
+    "convoy compact": COMPACT,
     "make repro": MAKE,
     "make test": MAKE,
     ". .venv/bin/activate": "tests/docs/test_make.py::test_the_environment_can_be_activated",

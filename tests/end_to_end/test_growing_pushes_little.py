@@ -65,15 +65,24 @@ def test_one_image_more_in_a_hundred_sends_little_and_leaves_the_old_tars(projec
     assert num_sent < 0.02 * num_old
 
 
-def test_the_other_way_round_what_dvc_brings_back_grows(project, tmp_path):
+def test_what_dvc_brings_back_grows_and_can_be_compacted(project, tmp_path):
     photos(project, range(100))
     shard_and_push(project)
-    tars = {path.name: path.read_bytes() for path in (project / "data/shards").glob("*/*.tar")}
-    for folder in (project / "data/shards", project / ".dvc/cache"):
+    shards = project / "data/shards"
+    tars = {path.name: path.read_bytes() for path in shards.glob("*/*.tar")}
+    for folder in (shards, project / ".dvc/cache"):
         subprocess.run(["rm", "-r", str(folder)], check=True)
     run(project, "dvc", "pull", "--remote", "backup", "shard")
     photos(project, range(100, 103))
+    (project / "photos/a/4.jpg").unlink()
     assert "generation 1: 3 samples written" in run(project, "dvc", "repro", "shard")
-    after = {path.name: path.read_bytes() for path in (project / "data/shards").glob("*/*.tar")}
-    assert tars.items() <= after.items()
+    assert tars.items() <= {path.name: path.read_bytes() for path in shards.glob("*/*.tar")}.items()
+    assert "didn't change, skipping" in run(project, "dvc", "repro", "shard")
+
+    done = subprocess.run(["bash", "-c", "convoy compact"], cwd=project, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("1 tombstones take 0.0 MB; ")
+    compacted = {path.name: path.read_bytes() for path in shards.glob("*/*.tar")}
+    run(project, "dvc", "repro", "shard")
+    assert {path.name: path.read_bytes() for path in shards.glob("*/*.tar")} == compacted
     assert "didn't change, skipping" in run(project, "dvc", "repro", "shard")

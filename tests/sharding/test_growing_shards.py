@@ -14,7 +14,6 @@ from image_folders import FORM, SPLIT_RULE, build, files_of, fill, jpeg, two_cla
 
 from pipeline.artifacts import SPLITS, Index, read_sample_table
 from pipeline.sharding import growth
-from pipeline.sharding.former import IDENTITY_DTYPE
 from pipeline.sharding.split import SplitRule
 from pipeline.sharding.verify import verify_shard_set
 
@@ -301,7 +300,3 @@ def test_pairs_are_made_once_and_only_of_equals(stored, wanted):
     for each in range(6):
         num_paired = sum(place != growth.UNKNOWN for place, want in zip(pairs, wanted, strict=True) if want == each)
         assert num_paired == min(stored.count(each), wanted.count(each))
-
-
-def test_an_identity_is_two_hashes_of_128_bits():
-    assert IDENTITY_DTYPE.itemsize == 32

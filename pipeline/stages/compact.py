@@ -1,0 +1,29 @@
+"""`convoy compact`: the samples of a grown data/shards in fewer, full tars, without tombstones."""
+
+from pipeline import params
+from pipeline.stages import layout
+
+
+def compact(dry_run: bool) -> None:
+    from rich.console import Console
+
+    from pipeline.sharding.compact import compact_shard_set, find_savings
+    from pipeline.stages.progress import progress
+    from pipeline.stages.publish import publishing
+
+    console = Console(highlight=False, soft_wrap=True)
+    savings = find_savings(layout.INDEX)
+    console.print(
+        f"[bold]{savings.num_tombstones:,} tombstones[/] take {savings.num_bytes / 1e6:,.1f} MB; "
+        f"{savings.num_shards:,} shards can be {savings.num_shards_after:,}"
+    )
+    if dry_run:
+        return
+    num_workers = params.read(layout.PARAMS, ["shards"])["shards"].num_workers
+    with publishing(layout.SHARDS) as (folder,):
+        folder.mkdir()
+        index = compact_shard_set(layout.INDEX, folder, num_workers, progress)
+    num_bytes = sum(shard.num_bytes for shards in index.splits.values() for shard in shards)
+    console.print(
+        f"compacted to {num_bytes / 1e6:,.1f} MB, {index.digest[:12]}; `convoy repro` tells DVC, and trains on it anew"
+    )

@@ -1,0 +1,41 @@
+"""`convoy compact` as a person runs it: what it says, what it leaves, and what the shard stage makes of it."""
+
+import data_project
+import pytest
+from image_folders import files_of, fill, jpeg, two_classes
+
+from pipeline.errors import ArtifactError
+from pipeline.stages import layout
+from pipeline.stages.compact import compact
+from pipeline.stages.verify import verify
+
+CHANGES = {"samples_per_shard": 8, "short_side_px": None}
+
+
+@pytest.fixture
+def project(tmp_path, repository, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.yaml").symlink_to(repository / "params.yaml")
+    two_classes(tmp_path / "photos", 20)
+    data_project.stages(tmp_path, **CHANGES)
+    (tmp_path / "photos/cat/003.jpg").unlink()
+    fill(tmp_path / "photos", {f"cat/new{n}.jpg": jpeg(1000 + n) for n in range(3)})
+    data_project.stages(tmp_path, **CHANGES)
+    return tmp_path
+
+
+def test_it_says_what_it_saves_does_it_once_and_the_shard_stage_has_nothing_to_add(project, capsys):
+    before = files_of(layout.SHARDS)
+    compact(dry_run=True)
+    assert capsys.readouterr().out == "1 tombstones take 0.0 MB; 6 shards can be 6\n"
+    assert files_of(layout.SHARDS) == before
+    compact(dry_run=False)
+    assert "compacted to 0.2 MB" in capsys.readouterr().out
+    verify()
+    compacted = files_of(layout.SHARDS)
+    assert compacted != before
+    with pytest.raises(ArtifactError, match="data/shards has nothing to compact: none of its 6 shards holds tombst"):
+        compact(dry_run=False)
+    assert data_project.run(project, **CHANGES).index.generation == 0
+    assert files_of(layout.SHARDS) == compacted
+    assert not list(layout.SHARDS.parent.glob(".shards.partial"))
