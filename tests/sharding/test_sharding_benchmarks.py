@@ -3,8 +3,12 @@
 import json
 import subprocess
 import sys
+import tarfile
 
+from image_folders import build, two_classes
 from projects import REPOSITORY
+
+from pipeline.artifacts import SPLITS
 
 
 def run(*arguments: object) -> dict:
@@ -26,3 +30,22 @@ def test_many_images_are_scanned_and_sharded(tmp_path):
     result = run("benchmarks/many_images.py", "--counts", 200, "--work", tmp_path)
     assert set(result["results"]) == {"scan 200", "scan and shard 200"}
     assert all(figures["seconds"] > 0 and figures["peak_mb"] > 50 for figures in result["results"].values())
+
+
+def test_ray_data_and_webdataset_read_what_the_index_says():
+    result = run("benchmarks/readers.py", "--readers", "ray_data", "webdataset")
+    equal = dict.fromkeys(SPLITS, "equal")
+    assert result["results"] == {"ray_data": equal, "webdataset": equal}
+
+
+def test_a_reader_that_finds_other_labels_is_reported(tmp_path):
+    build(two_classes(tmp_path / "source", 20), tmp_path / "shards")
+    tar_path = next((tmp_path / "shards/train").glob("*.tar"))
+    with tarfile.open(tar_path) as tar:
+        place = next(member.offset_data for member in tar if member.name.endswith(".cls"))
+    content = bytearray(tar_path.read_bytes())
+    content[place] ^= 1  # the other one of two classes
+    tar_path.write_bytes(content)
+    found = run("benchmarks/readers.py", "--readers", "webdataset", "--shards", tmp_path / "shards")["results"]
+    assert found["webdataset"]["train"].endswith("samples, 1 differ")
+    assert found["webdataset"]["test"] == "equal"
