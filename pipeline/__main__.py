@@ -125,6 +125,17 @@ def order(
 
 
 @app.command()
+def find_lr(
+    lowest: Annotated[float, typer.Option(help="The rate of the first step.")] = 1e-6,
+    highest: Annotated[float, typer.Option(help="The rate of the last step.")] = 1.0,
+    steps: Annotated[int, typer.Option(min=3, help="Steps in between; the fewer, the rougher.")] = 100,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Try learning rates from low to high on a few batches, and suggest one."""
+    _call("find_lr", lowest=lowest, highest=highest, num_steps=steps, as_json=json)
+
+
+@app.command()
 def browse(
     split: Annotated[Split, typer.Option(help="train, validation or test.")] = Split.train,
     per_class: Annotated[int, typer.Option(min=1, help="Samples of each class.")] = 8,

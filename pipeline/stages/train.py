@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from pipeline import params
 from pipeline.artifacts import HISTORY_COLUMNS, Index, Run, file_sha256
-from pipeline.errors import ClusterError
-from pipeline.stages import layout, weights
+from pipeline.stages import layout
 from pipeline.stages.interrupt import stopping_gently
 from pipeline.stages.publish import lock, publishing
+from pipeline.stages.task import describe, run_root
 from pipeline.stages.tracked import committed, finish, open_tracker
 
 if TYPE_CHECKING:
@@ -33,24 +33,13 @@ def train(
 ) -> None:
     from rich.console import Console
 
-    from pipeline.loading.augment import Augmentation
-    from pipeline.loading.augment import check as check_augment
-    from pipeline.modeling import backbone
     from pipeline.tracking.run import is_published
-    from pipeline.training.folder import RunFolder, fingerprint
-    from pipeline.training.task import Task
 
     with publishing(layout.MODEL, layout.RUN, layout.HISTORY) as (model_folder, run_path, history_path):
         index = Index.read(layout.INDEX, made_by="shard")
-        backbone.check(model.backbone, model.input_px, model.options, index.num_channels)
-        check_augment(Augmentation(**augment.model_dump()), index.num_channels, index.pixel_dtype)
-        root = _root(cluster)
-        start = weights.find(model, index.num_channels, tracking, root)
-        deciding = params.for_fingerprint(loading, augment, model, optimizer, schedule, training)
-        name = fingerprint(deciding, index.digest, start.digest if start else "none")
-        run = RunFolder(root / "runs" / name)
+        task = describe(index, loading, augment, model, optimizer, schedule, training, cluster, tracking)
+        root, run = run_root(cluster), task.run
         run.path.mkdir(parents=True, exist_ok=True)
-        task = Task(run, layout.INDEX.absolute(), name, loading, augment, model, optimizer, schedule, training, start)
         console = Console()
         with lock(run.path / ".lock"):
             _write_plan(task, index)
@@ -64,7 +53,7 @@ def train(
             _write_history(result, history_path)
     top1 = result.validation.get("top1")
     console.print(
-        f"run {name}: {result.num_steps} steps at {result.images_per_second:,.0f} images/s"
+        f"run {task.fingerprint}: {result.num_steps} steps at {result.images_per_second:,.0f} images/s"
         + (f", validation top-1 {top1:.4f}" if top1 is not None else "")
         + f" -> {layout.MODEL}",
         highlight=False,
@@ -84,18 +73,6 @@ def train_one_rank(task: "Task", rank: int, world_size: int, device: str) -> Non
         return WithMachine(spool.Spool(path), task.run.path)
 
     train_rank(task, Place(rank, world_size, device), open_sink)
-
-
-def _root(cluster: params.Cluster) -> Path:
-    """Where runs and, by default, the MLflow store lie."""
-    if cluster.storage is None:
-        return Path.cwd()
-    if "://" in cluster.storage:
-        raise ClusterError(
-            f"cluster.storage={cluster.storage} is a URI; runs need a folder that every node sees, such as a mounted "
-            "bucket or NFS. Give its absolute path."
-        )
-    return Path(cluster.storage).absolute()
 
 
 def _run_to_the_end(

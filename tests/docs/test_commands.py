@@ -19,6 +19,7 @@ RUN_HERE = {
     "convoy order --split train --epoch 3 --world-size 4 --rank 1 --from-step 1 --steps 2": '"epoch": 3, "step": 1, ',
     "convoy browse": "data/contact_sheet.html: 16 samples of 2 of 2 classes",
     "convoy train": "validation top-1",
+    "convoy find-lr --steps 10": "learning rate",
     "convoy ledger": "steps committed",
     "convoy track sync": "nothing waits",
     "convoy register": "version 1 is champion",
@@ -46,6 +47,8 @@ TESTED_BY = {
 }
 """Command, and the test that runs it."""
 
+
+COMMANDS = {command.callback.__name__.replace("_", "-") for command in app.registered_commands}
 
 FILE_ENDINGS = {"safetensors", "json"}
 
@@ -95,7 +98,7 @@ def test_a_command_does_what_the_page_says(finished_project, command):
     assert RUN_HERE[command] in done.stdout
 
 
-@pytest.mark.parametrize("name", [None, *(command.callback.__name__ for command in app.registered_commands)])
+@pytest.mark.parametrize("name", [None, *sorted(COMMANDS)])
 def test_every_command_has_help(repository, name):
     command = [sys.executable, "-m", "pipeline", *([name] if name else []), "--help"]
     done = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=True)
@@ -104,9 +107,7 @@ def test_every_command_has_help(repository, name):
 
 def test_the_readme_lists_every_command(repository):
     readme = (repository / "README.md").read_text(encoding="utf-8")
-    assert set(re.findall(r"^\| `convoy (\w+)`", readme, re.MULTILINE)) == {
-        command.callback.__name__ for command in app.registered_commands
-    }
+    assert set(re.findall(r"^\| `convoy ([\w-]+)`", readme, re.MULTILINE)) == COMMANDS
 
 
 def test_the_two_lines_for_ones_own_images_are_params(repository, tmp_path):

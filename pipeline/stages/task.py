@@ -1,0 +1,52 @@
+"""What params.yaml and the shards say is to be trained: checked, its starting weights found, and named."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline import params
+from pipeline.artifacts import Index
+from pipeline.errors import ClusterError
+from pipeline.stages import layout, weights
+
+if TYPE_CHECKING:
+    from pipeline.training.task import Task
+
+
+def describe(
+    index: Index,
+    loading: params.Loading,
+    augment: params.Augment,
+    model: params.Model,
+    optimizer: params.Optimizer,
+    schedule: params.Schedule,
+    training: params.Training,
+    cluster: params.Cluster,
+    tracking: params.Tracking,
+) -> "Task":
+    """The task; its run's folder need not be there yet. Raises ConvoyError for what no training could begin with."""
+    from pipeline.loading.augment import Augmentation
+    from pipeline.loading.augment import check as check_augment
+    from pipeline.modeling import backbone
+    from pipeline.training.folder import RunFolder, fingerprint
+    from pipeline.training.task import Task
+
+    backbone.check(model.backbone, model.input_px, model.options, index.num_channels)
+    check_augment(Augmentation(**augment.model_dump()), index.num_channels, index.pixel_dtype)
+    root = run_root(cluster)
+    start = weights.find(model, index.num_channels, tracking, root)
+    deciding = params.for_fingerprint(loading, augment, model, optimizer, schedule, training)
+    name = fingerprint(deciding, index.digest, start.digest if start else "none")
+    run = RunFolder(root / "runs" / name)
+    return Task(run, layout.INDEX.absolute(), name, loading, augment, model, optimizer, schedule, training, start)
+
+
+def run_root(cluster: params.Cluster) -> Path:
+    """Where runs and, by default, the MLflow store lie."""
+    if cluster.storage is None:
+        return Path.cwd()
+    if "://" in cluster.storage:
+        raise ClusterError(
+            f"cluster.storage={cluster.storage} is a URI; runs need a folder that every node sees, such as a mounted "
+            "bucket or NFS. Give its absolute path."
+        )
+    return Path(cluster.storage).absolute()

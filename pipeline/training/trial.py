@@ -1,0 +1,79 @@
+"""A few steps of a run without its surroundings: its batches, network, loss and optimizer; no ledger, nothing kept."""
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+
+from pipeline.loading.augment import Augmentation
+from pipeline.loading.batches import Batch, training_batches
+from pipeline.loading.read import SplitReader
+from pipeline.modeling import backbone, objective, optimizer, weights
+from pipeline.training.task import Task
+
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Trial:
+    """One rank that trains on the whole batch."""
+
+    def __init__(self, task: Task, reader: SplitReader):
+        index = reader.index
+        self._task, self._reader = task, reader
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        torch.manual_seed(task.training.seed)
+        network = backbone.build(
+            task.model.backbone,
+            num_classes=len(index.classes),
+            num_channels=index.num_channels,
+            input_px=task.model.input_px,
+            drop_rate=task.model.drop_rate,
+            options=task.model.options,
+        )
+        if task.start:
+            weights.load(network, task.start, index.classes)
+        self.network = network.to(self._device, memory_format=torch.channels_last).train()
+        self._optimizer = optimizer.build(self.network, **task.optimizer.model_dump())
+        self._mean_C, self._std_C = (torch.tensor(values, device=self._device) for values in (index.mean, index.std))
+        self._loss = objective.Loss(
+            task.training.loss,
+            label_smoothing=task.training.label_smoothing,
+            balance=task.training.balance,
+            class_counts=index.class_counts("train"),
+        )
+
+    def batches(self) -> Iterator[Batch]:
+        """The run's own batches from its first step on, epoch after epoch, without end."""
+        plan = self._task.plan(self._reader.index.digest)
+        epoch = 0
+        while True:
+            with contextlib.closing(
+                training_batches(
+                    self._reader,
+                    plan.epoch(epoch, self._reader),
+                    Augmentation(**self._task.augment.model_dump()),
+                    input_px=self._task.model.input_px,
+                    rank=0,
+                    world_size=1,
+                    first_step=0,
+                    num_workers=self._task.loading.workers_per_rank,
+                )
+            ) as made:
+                yield from made
+            epoch += 1
+
+    def step(self, batch: Batch, lr: float) -> float:
+        """The loss before an optimizer step of this rate."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
+        images_BCHW = objective.normalize(batch.images_BCHW.to(self._device), self._mean_C, self._std_C)
+        precision = AUTOCAST.get(self._task.training.precision)
+        with torch.autocast(self._device.type, precision) if precision else contextlib.nullcontext():
+            logits_BK = self.network(images_BCHW)
+        loss = self._loss(logits_BK, batch.labels_B.to(self._device))
+        self._optimizer.zero_grad()
+        loss.backward()
+        if self._task.training.clip_norm:
+            torch.nn.utils.clip_grad_norm_(self.network.parameters(), self._task.training.clip_norm)
+        self._optimizer.step()
+        return float(loss.detach())

@@ -1,0 +1,66 @@
+"""`convoy find-lr`: on a problem that one rate solves and another destroys, and how its chart is drawn."""
+
+import json
+import re
+
+import projects
+import pytest
+import shard_sets
+
+from pipeline.errors import ParamsError
+from pipeline.stages.find_lr import chart, find_lr
+from pipeline.training.lr_range import Finding, Tried
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    sgd = {"optimizer": {"name": "sgd", "momentum": 0.0}, "training": {"clip_norm": None}}
+    folder = projects.write(tmp_path / "project", projects.SMALL, sgd, {"model": {"input_px": 32}})
+    monkeypatch.chdir(folder)
+    shard_sets.write(folder / "data" / "shards", {"train": [20, 23], "validation": [7]})
+    return folder
+
+
+def test_rates_too_high_for_the_network_are_found_out_and_nothing_is_kept(project, capsys):
+    before = sorted(path for path in project.rglob("*"))
+    find_lr(1e-3, 1e8, 12, as_json=True)
+    said = json.loads(capsys.readouterr().out)
+    rates = [each["lr"] for each in said["tried"]]
+    assert rates[0] == pytest.approx(1e-3)
+    assert len(rates) < 12, "it went on after the loss had come apart"
+    assert sorted(path for path in project.rglob("*")) == before
+
+
+def test_it_answers_in_words_and_the_same_twice(project, capsys):
+    find_lr(1e-4, 1e-1, 4, as_json=False)
+    once = capsys.readouterr().out
+    find_lr(1e-4, 1e-1, 4, as_json=False)
+    assert capsys.readouterr().out == once
+    assert "learning rate" in once
+    assert "Try optimizer.lr: " in once or "The loss never fell" in once
+
+
+def test_rates_in_the_wrong_order_are_refused(project):
+    with pytest.raises(ParamsError, match=r"--lowest 1 and --highest 0\.1 must be rates over 0, in this order"):
+        find_lr(1.0, 0.1, 10, as_json=False)
+
+
+def test_the_chart_falls_where_the_loss_falls():
+    losses = [2.0, 1.8, 1.0, 0.5, 1.0, 9.0]
+    lines = chart([Tried(10.0**-n, loss, loss) for n, loss in zip(range(6, 0, -1), losses, strict=True)], None)
+    heights = {column: row for row, line in enumerate(lines) for column in [m.start() for m in re.finditer("●", line)]}
+    in_order = [heights[column] for column in sorted(heights)]
+    assert len(in_order) == 6
+    assert in_order[0] < in_order[1] < in_order[2] < in_order[3] > in_order[4] > in_order[5]
+    assert lines[-1].split()[0] == "1e-06"
+    assert lines[-1].split()[-1] == "0.1"
+    assert max(map(len, lines)) <= 80
+
+
+def test_the_suggestion_is_marked_in_the_chart():
+    losses = [2.0, 1.8, 1.0, 0.5]
+    tried = [Tried(10.0**-n, loss, loss) for n, loss in zip(range(6, 2, -1), losses, strict=True)]
+    marked = chart(tried, Finding(suggested=1e-4, lowest=1e-3))
+    assert sum("┊" in line for line in marked) >= 10
+    assert not any("┊" in line for line in chart(tried, None))
+    assert chart([], None) == []
