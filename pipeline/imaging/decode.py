@@ -15,7 +15,8 @@ from PIL import Image
 
 from pipeline.errors import ImageError
 from pipeline.imaging.arrays import decode_array, read_array_header
-from pipeline.imaging.jpeg import MAGIC, ORIENTATION_TAG, decode_jpeg, read_jpeg_header
+from pipeline.imaging.jpeg import MAGIC, ORIENTATION_TAG, JpegHeader, decode_jpeg, read_jpeg_header
+from pipeline.imaging.region import Region, decode_jpeg_region, shrunk_size
 from pipeline.imaging.tiff import MAGICS as TIFF_MAGICS
 from pipeline.imaging.tiff import decode_bands, read_bands
 
@@ -47,7 +48,7 @@ def decode(
     A TIFF with other channels than grey, RGB or CMYK, and an array that is neither uint8 grey nor uint8 RGB, come with
     the channels and the bits that they have: uint8 or uint16 [H, W, C], to be read only.
 
-    With `min_short_side_px` a JPEG may come at 1/2, 1/4 or 1/8 of its size, its short side no smaller than that.
+    With `min_short_side_px` a JPEG may come at 1/2, 3/8, 1/4 or 1/8 of its size, its short side no smaller than that.
     With `scratch`, uint8 [num_bytes], the pixels may lie in it: they are good until it is used again. Memory that was
     used before saves the time in which the system hands out fresh pages.
     Raises ImageError; its `reason` is one of empty_file, not_an_image, truncated, damaged, too_many_pixels,
@@ -72,6 +73,25 @@ def decode(
         with _translating():
             image.load()
             return _upright(_to_rgb(image), _orientation(image))
+
+
+def decode_region(
+    data: bytes, header: JpegHeader | None, region: Region, scratch: np.ndarray | None = None
+) -> np.ndarray:
+    """[region.height, region.width, C]: that rectangle of what `decode` gives, pixel for pixel.
+
+    `header` is what `read_jpeg_header` said of the data; `scratch` is as in `decode`. The region lies inside the image.
+    Of a JPEG no more than the region may be looked at, so this is for bytes that were decoded whole once and that a
+    checksum vouches for: damage elsewhere can go unseen. Raises ImageError as `decode` does.
+    """
+    if header is not None:
+        check_pixels(header.height, header.width)
+        region_HWC = decode_jpeg_region(data, header, region, scratch)
+        if region_HWC is not None:
+            return region_HWC
+    height, width = read_size(data)
+    shrunk_px = min(shrunk_size(height, width, region.shrink)) if region.shrink > 1 else 0
+    return region.of(decode(data, min_short_side_px=shrunk_px, scratch=scratch))
 
 
 def read_size(data: bytes) -> tuple[int, int]:

@@ -19,6 +19,7 @@ ORIENTATION_TAG = 0x0112
 
 _EXTRANEOUS = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
 _MAX_EXTRANEOUS_BYTES = 16  # webcams pad the end of the picture by a few bytes; a damaged one skips hundreds
+_JFIF_REVISION = re.compile(rb"(\xff\xe0..JFIF\0).", re.DOTALL)
 
 
 class JpegHeader(NamedTuple):
@@ -38,6 +39,11 @@ class JpegHeader(NamedTuple):
         """Any JPEG reader shows the same upright RGB or grey picture."""
         return self.orientation == 1 and self.colorspace in ("YCbCr", "Gray")
 
+    @property
+    def upright_size(self) -> tuple[int, int]:
+        """(height, width)."""
+        return (self.width, self.height) if self.orientation >= 5 else (self.height, self.width)
+
 
 def read_jpeg_header(data: bytes) -> JpegHeader | None:
     """None for bytes that libjpeg-turbo does not take for a JPEG."""
@@ -53,7 +59,7 @@ def read_jpeg_header(data: bytes) -> JpegHeader | None:
 def decode_jpeg(
     data: bytes, header: JpegHeader, min_short_side_px: int = 0, scratch: np.ndarray | None = None
 ) -> np.ndarray:
-    """uint8 [height, width, 3] RGB as stored, or at 1/2 to 1/8 of that with at least the given short side.
+    """uint8 [height, width, 3] RGB as stored, or at 1/2, 3/8, 1/4 or 1/8 of that with at least the given short side.
 
     It lies in `scratch`, uint8 [num_bytes], where that has room.
     Raises ImageError with the reason `truncated` or `damaged`.
@@ -85,17 +91,16 @@ def _decode(data: bytes, colorspace: str, min_short_side_px: int, **options: np.
     try:
         return simplejpeg.decode_jpeg(data, colorspace, **options)
     except ValueError as exc:
-        if not _is_harmless(str(exc)):
-            reason = "truncated" if "remature end" in str(exc) else "damaged"
-            raise ImageError(reason, f"The JPEG is {reason}: {exc}.") from exc
-        return simplejpeg.decode_jpeg(data, colorspace, strict=False, **options)
-
-
-def _is_harmless(message: str) -> bool:
-    extraneous = _EXTRANEOUS.search(message)
-    if extraneous:
-        return int(extraneous[1]) <= _MAX_EXTRANEOUS_BYTES
-    return "unknown JFIF revision" in message
+        said = str(exc)
+        if "unknown JFIF revision" in said:  # not even simplejpeg's lenient mode reads these
+            known = _JFIF_REVISION.sub(lambda found: found[1] + b"\x01", data)
+            if known != data:
+                return _decode(known, colorspace, min_short_side_px, **options)
+        extraneous = _EXTRANEOUS.search(said)
+        if extraneous and int(extraneous[1]) <= _MAX_EXTRANEOUS_BYTES:
+            return simplejpeg.decode_jpeg(data, colorspace, strict=False, **options)
+        reason = "truncated" if "remature end" in said else "damaged"
+        raise ImageError(reason, f"The JPEG is {reason}: {exc}.") from exc
 
 
 def _orientation(data: bytes) -> int:

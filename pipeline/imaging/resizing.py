@@ -37,9 +37,13 @@ def crop_and_resize(
 
 def evaluation_view(image_HWC: np.ndarray, side_px: int, out: np.ndarray | None = None) -> np.ndarray:
     """[side_px, side_px, C]: the largest centre square, resized (timm's crop_pct 1.0)."""
-    height, width = image_HWC.shape[:2]
+    return crop_and_resize(image_HWC, *centre_square(*image_HWC.shape[:2]), side_px, out)
+
+
+def centre_square(height: int, width: int) -> tuple[int, int, int, int]:
+    """(top, left, height, width) of the largest square in the middle."""
     side = min(height, width)
-    return crop_and_resize(image_HWC, (height - side) // 2, (width - side) // 2, side, side, side_px, out)
+    return (height - side) // 2, (width - side) // 2, side, side
 
 
 def resize(image_HWC: np.ndarray, height: int, width: int, out: np.ndarray | None = None) -> np.ndarray:

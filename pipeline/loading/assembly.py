@@ -13,7 +13,9 @@ import numpy as np
 import torch
 
 from pipeline.imaging.channels import as_rgb
-from pipeline.imaging.decode import decode, read_size
+from pipeline.imaging.decode import decode_region, read_size
+from pipeline.imaging.jpeg import read_jpeg_header
+from pipeline.imaging.region import MIN_SHRUNK_PX, Region
 from pipeline.loading.read import SplitReader
 
 _SCRATCH_BYTES = 8 * 1024**2
@@ -48,13 +50,20 @@ class Pixels:
 
     def __init__(self, data: bytes):
         self._data = data
-        self.size = read_size(data)
+        self._header = read_jpeg_header(data)
+        self.size = read_size(data) if self._header is None else self._header.upright_size
+        """(height, width)."""
 
-    def decoded(self, min_short_side_px: int = 0) -> np.ndarray:
-        """[H, W, C], good until this thread decodes another; see `imaging.decode`."""
+    @property
+    def can_shrink(self) -> bool:
+        """Whether it can be decoded at less than its size."""
+        return self._header is not None and min(self.size) >= MIN_SHRUNK_PX
+
+    def decoded(self, region: Region) -> np.ndarray:
+        """[region.height, region.width, C], good until this thread decodes another; see `imaging.decode`."""
         if not hasattr(_scratch, "memory"):
             _scratch.memory = np.empty(_SCRATCH_BYTES, np.uint8)
-        return decode(self._data, min_short_side_px=min_short_side_px, scratch=_scratch.memory)
+        return decode_region(self._data, self._header, region, _scratch.memory)
 
 
 Render = Callable[[Sequence[Pixels], slice, np.ndarray], None]

@@ -1,16 +1,17 @@
 """What augmentation does to a sample, decided by numbers in [0, 1) that belong to (seed, epoch, sample).
 
 Deciding (`plan`) needs only the sizes of the images, is vectorised over a batch, and is apart from doing (`apply`),
-which runs on one decoded image.
+which runs on the decoded part of one image (`region_of`).
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
 from pipeline.errors import ParamsError
-from pipeline.imaging.resizing import crop_and_resize
+from pipeline.imaging.region import SHRINKS, Region, shrunk_size
+from pipeline.imaging.resizing import resize
 from pipeline.loading import policy as policies
 
 _NUM_CROP_TRIES = 10
@@ -89,27 +90,22 @@ def plan(
     ]
 
 
-def min_short_side_px(view: View, height: int, width: int, side_px: int) -> int:
-    """How far a decoder may shrink an image of this size: its short side when the crop is no smaller than the output.
-
-    0, which asks for the whole size, where no halving is possible.
-    """
+def region_of(view: View, height: int, width: int, side_px: int, can_shrink: bool) -> Region:
+    """What must be decoded of an image of this size: at 1/2, 1/4 or 1/8 where the crop is so much larger than the
+    output and the image can be shrunk."""
     least = min(view.height, view.width)
-    return -(-min(height, width) * side_px // least) if least >= 2 * side_px else 0
-
-
-def at_size(view: View, height: int, width: int, new_height: int, new_width: int) -> View:
-    """The view of the same image after a decoder shrank it from one size to another."""
-    if (height, width) == (new_height, new_width):
-        return view
+    shrink = next(each for each in reversed(SHRINKS) if each == 1 or (can_shrink and each * side_px <= least))
+    if shrink == 1:
+        return Region(view.top, view.left, view.height, view.width)
+    new_height, new_width = shrunk_size(height, width, shrink)
     top, bottom = (round(y * new_height / height) for y in (view.top, view.top + view.height))
     left, right = (round(x * new_width / width) for x in (view.left, view.left + view.width))
-    return replace(view, top=top, left=left, height=max(1, bottom - top), width=max(1, right - left))
+    return Region(top, left, max(1, bottom - top), max(1, right - left), shrink)
 
 
-def apply(image_HWC: np.ndarray, view: View, side_px: int, out: np.ndarray) -> None:
-    """Writes the view of a decoded image into `out`, [side_px, side_px, C] of its type."""
-    crop_and_resize(image_HWC, view.top, view.left, view.height, view.width, side_px, out=out)
+def apply(crop_HWC: np.ndarray, view: View, side_px: int, out: np.ndarray) -> None:
+    """Writes what the view makes of its crop, decoded, into `out`, [side_px, side_px, C] of its type."""
+    resize(crop_HWC, side_px, side_px, out)
     if view.flip_horizontal:
         _flip(out, 1)
     if view.flip_vertical:

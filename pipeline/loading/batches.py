@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.imaging.resizing import evaluation_view
+from pipeline.imaging.region import Region
+from pipeline.imaging.resizing import centre_square, resize
 from pipeline.loading import augment
 from pipeline.loading.assembly import Assembly, Batch, Pages, Pixels, Render
 from pipeline.loading.keyed import key_of, mix, uniforms
@@ -53,8 +54,8 @@ def training_batches(
             heights_B, widths_B = np.array([image.size for image in images]).T
             views = augment.plan(augmentation, heights_B, widths_B, input_px, draws_BD[places])
             for image, view, out_HWC in zip(images, views, out_BHWC[places], strict=True):
-                image_HWC = image.decoded(augment.min_short_side_px(view, *image.size, input_px))
-                augment.apply(image_HWC, augment.at_size(view, *image.size, *image_HWC.shape[:2]), input_px, out_HWC)
+                region = augment.region_of(view, *image.size, input_px, image.can_shrink)
+                augment.apply(image.decoded(region), view, input_px, out_HWC)
 
         return write
 
@@ -90,7 +91,7 @@ def split_batches(
 
     def write(images: Sequence[Pixels], places: slice, out_BHWC: np.ndarray) -> None:
         for image, out_HWC in zip(images, out_BHWC[places], strict=True):
-            evaluation_view(image.decoded(), input_px, out=out_HWC)
+            resize(image.decoded(Region(*centre_square(*image.size))), input_px, input_px, out_HWC)
 
     def steps() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         return evaluation_steps(reader.num_samples, batch_size, rank, world_size)

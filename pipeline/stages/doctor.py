@@ -44,7 +44,7 @@ class Finding:
 
 def doctor() -> bool:
     """Prints a table of what was looked at; False when something must be mended before a run."""
-    checks = [python, packages, memory, shared_memory, disk, gpu, git, dvc]
+    checks = [python, packages, jpeg, memory, shared_memory, disk, gpu, git, dvc]
     try:
         given = params.read(layout.PARAMS)
     except ParamsError as exc:
@@ -93,6 +93,16 @@ def _locked(lock: str) -> dict[str, list[str | None]]:
 
 def _normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def jpeg() -> Finding:
+    from pipeline.imaging.region import native
+
+    is_used, why = native()
+    if not is_used:
+        remedy = "images are decoded whole: the same pixels, slower; docs/performance.md says what to install"
+        return Finding("jpeg", "look", f"no native decoding: {why}", remedy)
+    return Finding("jpeg", "ok", f"native decoding by {why}")
 
 
 def memory() -> Finding:

@@ -108,6 +108,14 @@ def test_a_few_stray_bytes_before_the_end_cost_no_pixel_and_many_do():
     assert reason_of(data[:-2] + b"p" * 500 + data[-2:]) == "damaged"
 
 
+def test_a_revision_of_jfif_that_does_not_exist_costs_no_pixel_and_hides_no_damage():
+    data = bytearray(saved("JPEG"))
+    expected_HWC = decode(bytes(data))
+    data[data.index(b"JFIF\0") + 5] = 3
+    np.testing.assert_array_equal(decode(bytes(data)), expected_HWC)
+    assert reason_of(bytes(data[: len(data) // 2])) == "truncated"
+
+
 def test_a_jpeg_with_broken_codes_is_damaged():
     data = bytearray(saved("JPEG", quality=95))
     start = data.index(b"\xff\xda") + 20

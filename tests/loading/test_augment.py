@@ -7,9 +7,11 @@ import simplejpeg
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.imaging.decode import decode
+from pipeline.imaging.decode import decode_region
+from pipeline.imaging.jpeg import read_jpeg_header
+from pipeline.imaging.region import shrunk_size
 from pipeline.loading import augment
-from pipeline.loading.augment import NUM_DRAWS, Augmentation, View, apply, at_size, min_short_side_px
+from pipeline.loading.augment import NUM_DRAWS, Augmentation, View, apply, region_of
 from pipeline.loading.keyed import uniforms
 
 PLAIN = Augmentation((1.0, 1.0), (1.0, 1.0), horizontal_flip=False, vertical_flip=False, color_jitter=0.0)
@@ -32,7 +34,8 @@ def plan(wanted, height, width, draws_BD):
 
 def rendered(source, seen, side_px=6):
     out = np.empty((side_px, side_px, 3), np.uint8)
-    apply(source, seen, side_px, out)
+    crop = region_of(seen, *source.shape[:2], side_px, can_shrink=False)
+    apply(crop.of(source), seen, side_px, out)
     return out
 
 
@@ -109,32 +112,32 @@ def test_a_view_is_the_same_alone_and_among_others(sizes, key):
 
 
 @given(st.integers(1, 400), st.integers(1, 400), st.integers(1, 60), st.integers(0, 2**63))
-def test_a_shrunk_decode_keeps_a_pixel_for_each_of_the_output_s(height, width, side_px, key):
+def test_a_shrunk_region_keeps_a_pixel_for_each_of_the_output_s(height, width, side_px, key):
     wanted = Augmentation((0.1, 1.0), (0.75, 4 / 3), True, True, 0.0)
     (seen,) = plan(wanted, height, width, uniforms(key, np.array([1]), NUM_DRAWS))
-    least = min_short_side_px(seen, height, width, side_px)
-    if min(seen.height, seen.width) < 2 * side_px:
-        assert least == 0
-        return
-    for eighths in (1, 2, 4):  # libjpeg-turbo rounds sizes up
-        new_height, new_width = -(-height * eighths // 8), -(-width * eighths // 8)
-        if min(new_height, new_width) < least:
-            continue
-        smaller = at_size(seen, height, width, new_height, new_width)
-        assert min(smaller.height, smaller.width) >= side_px - 1
-        assert smaller.top + smaller.height <= new_height
-        assert smaller.left + smaller.width <= new_width
-        assert smaller.top * 8 / eighths == pytest.approx(seen.top, abs=4 * 8 / eighths)
+    region = region_of(seen, height, width, side_px, can_shrink=True)
+    least = min(seen.height, seen.width)
+    assert region.shrink == max(shrink for shrink in (1, 2, 4, 8) if shrink == 1 or shrink * side_px <= least)
+    new_height, new_width = shrunk_size(height, width, region.shrink)
+    assert min(region.height, region.width) >= min(side_px, least) - 1
+    assert 0 <= region.top <= new_height - region.height
+    assert 0 <= region.left <= new_width - region.width
+    assert region.top * region.shrink == pytest.approx(seen.top, abs=4 * region.shrink)
+    whole = region_of(seen, height, width, side_px, can_shrink=False)
+    assert whole == (seen.top, seen.left, seen.height, seen.width, 1)
 
 
 def test_a_shrunk_decode_shows_the_same_crop():
     smooth = cv2.resize(image(12, 16), (1600, 1200), interpolation=cv2.INTER_CUBIC)
     data = simplejpeg.encode_jpeg(smooth, quality=95, colorsubsampling="444")
     seen = view(top=201, left=403, height=600, width=700)
-    small = decode(data, min_short_side_px=min_short_side_px(seen, 1200, 1600, 64))
-    assert small.shape == (150, 200, 3)
-    whole = rendered(decode(data), seen, 64).astype(float)
-    assert np.abs(rendered(small, at_size(seen, 1200, 1600, 150, 200), 64) - whole).mean() < 2.0
+    shown = []
+    for can_shrink in (True, False):
+        region = region_of(seen, 1200, 1600, 64, can_shrink)
+        assert region.shrink == (8 if can_shrink else 1)
+        shown.append(np.empty((64, 64, 3), np.uint8))
+        apply(decode_region(data, read_jpeg_header(data), region), seen, 64, shown[-1])
+    assert np.abs(np.subtract(*shown, dtype=float)).mean() < 2.0
 
 
 def test_the_policy_and_the_erasing_are_applied_after_the_crop():

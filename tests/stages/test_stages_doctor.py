@@ -12,6 +12,7 @@ import projects
 import pytest
 
 from pipeline import params
+from pipeline.imaging import region
 from pipeline.stages import doctor
 
 
@@ -70,6 +71,15 @@ def test_wrong_params_are_shown_and_the_rest_is_still_looked_at(folder, capsys):
     assert "demo is missing" in said
     assert "shared memory" in said
     assert "data.source" not in said
+
+
+def test_native_decoding_is_named_and_its_absence_explained(monkeypatch):
+    monkeypatch.setattr(region, "_native", region.Native(True, "libjpeg-turbo 2.1.5"))
+    assert doctor.jpeg() == doctor.Finding("jpeg", "ok", "native decoding by libjpeg-turbo 2.1.5")
+    monkeypatch.setattr(region, "_native", region.Native(False, "not built"))
+    assert doctor.jpeg().state == "look"
+    assert doctor.jpeg().found == "no native decoding: not built"
+    assert "docs/performance.md" in doctor.jpeg().remedy
 
 
 def test_another_python(monkeypatch):
