@@ -30,7 +30,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "JPEG2000")
 
 WHITE = (255, 255, 255)
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
-MAGICS = (MAGIC, PNG_MAGIC, b"RIFF", b"GIF8", *TIFF_MAGICS, b"\0\0\0\x0cjP  ")
+MAGICS = (MAGIC, PNG_MAGIC, b"RIFF", b"GIF8", *TIFF_MAGICS, b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")
 """What begins like this was meant to be an image."""
 
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # Pillow's own check, for the formats whose headers only Pillow reads

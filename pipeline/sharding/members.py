@@ -16,7 +16,7 @@ from pipeline.errors import SourceError
 from pipeline.sharding.folders import IMAGE_EXTENSIONS
 from pipeline.sharding.manifest import Record
 from pipeline.sharding.reading import member_path
-from pipeline.sharding.tables import SPLIT_OF_VALUE, TableColumns, plain
+from pipeline.sharding.tables import SPLIT_OF_VALUE, TableColumns, plain, text_of
 
 LABEL_EXTENSIONS = ("cls", "json", "txt")
 MAX_LABEL_BYTES = 2**20
@@ -146,7 +146,7 @@ def _text(data: bytes | None, where: str) -> str:
 
 
 def _word(value: object) -> str:
-    return str(value).strip() if isinstance(value, str | int | float) else ""
+    return (text_of(value) or "").strip() if isinstance(value, str | int | float) else ""
 
 
 def _split(value: object, where: str) -> str | None:

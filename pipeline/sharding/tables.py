@@ -66,7 +66,7 @@ def find_in_table(table: TableFile, columns: TableColumns, advance: Callable[[in
             path=escape_path(os.fsencode(image)),
             class_name=label,
             split=_split(row[columns.split], where) if columns.split else None,
-            group=_group(row[columns.group]) if columns.group else None,
+            group=_group(row[columns.group], f"{where}, column {columns.group}") if columns.group else None,
             num_bytes=found.num_bytes,
             stamp=found.stamp,
             metadata=json.dumps({name: plain(row[name]) for name in columns.metadata}, sort_keys=True),
@@ -129,11 +129,27 @@ def _check_columns(table: TableFile, names: list[str], wanted: list[str]) -> Non
 
 
 def _text(value: object, where: str) -> str:
+    _check_one(value, where)
+    text = text_of(value)
+    if text is None:
+        raise SourceError(f"{where} is empty; fill it in or delete the row.")
+    return text
+
+
+def _check_one(value: object, where: str) -> None:
     if isinstance(value, list | dict):
         raise SourceError(f"{where} holds {value!r}; it must be one text or number.")
-    if value is None or (isinstance(value, float) and math.isnan(value)) or not str(value).strip():
-        raise SourceError(f"{where} is empty; fill it in or delete the row.")
-    return str(value)
+
+
+def text_of(value: object) -> str | None:
+    """A label or an identity as text, None for nothing. A whole number is the same however it is written, 7 or 7.0:
+    libraries turn a column of them into fractions as soon as one is missing."""
+    if isinstance(value, float):
+        if math.isnan(value):
+            return None
+        value = int(value) if value.is_integer() else value
+    text = "" if value is None else str(value)
+    return text if text.strip() else None
 
 
 def _split(value: object, where: str) -> str | None:
@@ -143,8 +159,9 @@ def _split(value: object, where: str) -> str | None:
     return SPLIT_OF_VALUE.get(text)
 
 
-def _group(value: object) -> str | None:
-    return None if value is None or not str(value).strip() else str(value)
+def _group(value: object, where: str) -> str | None:
+    _check_one(value, where)
+    return text_of(value)
 
 
 def plain(value: object) -> object:

@@ -3,12 +3,14 @@ import json
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import ArtifactError, ModelError
 from pipeline.evaluation.metrics import measure
 from pipeline.evaluation.predict import join, predict
+from pipeline.loading.assembly import Batch
 
 RNG = np.random.default_rng(0)
 
@@ -159,3 +161,18 @@ def test_join_refuses_other_samples(predictions, keys):
     samples = pa.table({"key": pa.array(keys, pa.uint64()), "path": ["p"] * len(keys)})
     with pytest.raises(ArtifactError, match=r"2 predictions do not match the . samples of the tars.*convoy verify"):
         join(table, samples)
+
+
+def test_sixteen_bits_are_scaled_by_their_own_largest_value(predictions):
+    pixels_NK, labels_N = RNG.integers(0, 256, (20, 4)), RNG.integers(0, 4, 20)
+    deep = Batch(
+        torch.from_numpy((pixels_NK * 257).astype(np.uint16)[:, None, None, :]),
+        torch.from_numpy(labels_N),
+        torch.ones(20, dtype=torch.bool),
+        np.arange(20, dtype=np.uint64),
+    )
+    table = predict(
+        torch.nn.Flatten(), [deep], classes="abcd", mean=[0.5], std=[0.1], temperature=1.0, top_k=4, device="cpu"
+    )
+    expected = predictions(pixels_NK, labels_N, classes=list("abcd"), top_k=4)
+    np.testing.assert_allclose(table["loss"], expected["loss"], rtol=1e-5)

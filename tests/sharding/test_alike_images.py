@@ -53,6 +53,33 @@ def test_turned_and_mirrored_pictures_are_others():
     assert groups([image, image[::-1], image[:, ::-1], np.rot90(image)]) == [0, 1, 2, 3]
 
 
+@pytest.mark.parametrize("name", [name for name in COPIES if name != "low quality"])
+@pytest.mark.parametrize("num_channels", [2, 5])
+def test_a_copy_of_sixteen_bits_of_which_a_few_are_used_is_alike(name, num_channels):
+    originals = [np.stack([scene(content)[:, :, 1]] * num_channels, axis=2) for content in range(20)]
+    copies = [COPIES[name](image[:, :, :2]) for image in originals]  # OpenCV takes more than four channels not always
+    copies = [np.repeat(copy[:, :, :1], num_channels, axis=2) for copy in copies]
+    found = groups([image.astype(np.uint16) * 5 for image in [*originals, *copies]])
+    assert found[:20] == list(range(20))
+    assert np.mean([a == b for a, b in zip(found[:20], found[20:], strict=True)]) >= 0.95
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_the_grey_of_other_channels_is_their_mean(dtype):
+    image_HWC = np.random.default_rng(0).integers(0, 256, (60, 60, 5), np.uint8)
+    grey_HW = np.floor(image_HWC.mean(axis=2) + 0.5).astype(np.uint8)
+    of_channels, of_grey = likeness(image_HWC.astype(dtype)), likeness(np.stack([grey_HW] * 3, axis=2))
+    assert of_channels["hash"] == of_grey["hash"]
+    if dtype == "uint8":
+        assert (of_channels["thumb"] == of_grey["thumb"]).all()
+    else:
+        assert (of_channels["thumb"].min(), of_channels["thumb"].max()) == (0, 255)
+
+
+def test_flat_images_of_sixteen_bits_are_like_nothing():
+    assert groups([np.full((30, 30, 4), level, np.uint16) for level in (0, 700, 700, 65535)]) == [0, 1, 2, 3]
+
+
 def test_flat_images_are_like_nothing():
     assert groups([np.full((30, 30, 3), level, np.uint8) for level in (0, 0, 128, 255)]) == [0, 1, 2, 3]
 

@@ -69,6 +69,42 @@ def test_numbers_as_labels_and_metadata(folder, kind):
     assert json.loads(manifest["metadata"][1].as_py()) == {"age": 1, "ratio": 0.5}
 
 
+GROUPED = TableColumns("image", "label", None, "patient", ())
+
+
+def test_identities_in_json_lines_are_the_same_however_they_are_written(folder):
+    lines = ['7, "patient": 12345678901234567890123', '7.0, "patient": 3.0', '"7", "patient": 3']
+    lines = [f'{{"image": "{row["image"]}", "label": {rest}}}' for row, rest in zip(ROWS, lines, strict=True)]
+    (folder / "table.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    with pytest.raises(SourceError, match="has one class only, '7'"):
+        scan(str(folder / "table.jsonl"), GROUPED)
+    lines[0] = lines[0].replace('"label": 7', '"label": 8')
+    (folder / "table.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    manifest, counts = scan(str(folder / "table.jsonl"), GROUPED)
+    assert manifest["group"].to_pylist() == ["12345678901234567890123", "3", "3"]
+    assert counts.class_counts == {"7": 2, "8": 1}
+
+
+@pytest.mark.parametrize("kind", ["parquet", "jsonl"])
+def test_a_missing_identity_that_became_not_a_number_is_no_group(folder, kind):
+    groups = [3.0, float("nan"), float("nan")]
+    rows = [{"image": row["image"], "label": row["label"], "patient": g} for row, g in zip(ROWS, groups, strict=True)]
+    manifest, _ = scan(write(folder, kind, rows), GROUPED)
+    assert manifest["group"].to_pylist() == ["3", None, None]
+
+
+def test_fractions_and_true_and_false_stay_what_they_are(folder):
+    labels = [0.5, True, 1e300]
+    rows = [{"image": row["image"], "label": label} for row, label in zip(ROWS, labels, strict=True)]
+    manifest, _ = scan(write(folder, "jsonl", rows), TableColumns("image", "label", None, None, ()))
+    assert manifest["class_name"].to_pylist() == ["0.5", "True", str(int(1e300))]
+
+
+def test_an_identity_of_several_values_is_refused(folder):
+    with pytest.raises(SourceError, match=r"row 1, column patient holds \{'\$oid': '1f'\}; it must be one text or"):
+        scan(write(folder, "jsonl", [ROWS[0] | {"patient": {"$oid": "1f"}}, ROWS[1]]))
+
+
 def test_metadata_that_json_does_not_have(folder):
     import datetime
 
