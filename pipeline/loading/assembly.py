@@ -5,9 +5,11 @@ B samples; images are [H, W, C], uint8 or uint16: RGB, or what the data set has.
 """
 
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -27,6 +29,18 @@ _PIECE = 16
 _scratch = threading.local()
 
 
+class Work(NamedTuple):
+    """Seconds that threads spent on a batch, added up; where cores are short, waiting for one counts."""
+
+    read: float = 0.0
+    decode: float = 0.0
+    augment: float = 0.0
+    """Planning crops, cropping, resizing and all that comes after."""
+
+
+NO_WORK = Work()
+
+
 @dataclass
 class Batch:
     """B samples; padding has mask False."""
@@ -39,6 +53,7 @@ class Batch:
     """bool."""
     keys_B: np.ndarray
     """uint64 sample keys."""
+    work: Work = NO_WORK
 
     def pictures(self) -> Iterator[np.ndarray]:
         """Each image for the eye, uint8 [H, W, 3]."""
@@ -63,7 +78,10 @@ class Pixels:
         """[region.height, region.width, C], good until this thread decodes another; see `imaging.decode`."""
         if not hasattr(_scratch, "memory"):
             _scratch.memory = np.empty(_SCRATCH_BYTES, np.uint8)
-        return decode_region(self._data, self._header, region, _scratch.memory)
+        started = time.perf_counter()
+        image_HWC = decode_region(self._data, self._header, region, _scratch.memory)
+        _scratch.decode_seconds = getattr(_scratch, "decode_seconds", 0.0) + time.perf_counter() - started
+        return image_HWC
 
 
 Render = Callable[[Sequence[Pixels], slice, np.ndarray], None]
@@ -104,6 +122,7 @@ class Assembly:
         self._mask = mask
         self._write = render(self._rows["key"], turns)
         index = reader.index
+        self._work: list[Work] = []
         self._images_BHWC = pages.take((len(numbers), side_px, side_px, index.num_channels), index.pixel_dtype)
 
     def fill(self, first: int, last: int) -> "Assembly":
@@ -112,7 +131,14 @@ class Assembly:
         for start in range(first, end, _PIECE):
             places = slice(start, min(start + _PIECE, end))
             rows = zip(self._shards[places].tolist(), self._rows[places], strict=True)
-            self._write([Pixels(self._reader.image_bytes(*row)) for row in rows], places, self._images_BHWC)
+            moments = [time.perf_counter()]
+            images = [Pixels(self._reader.image_bytes(*row)) for row in rows]
+            moments.append(time.perf_counter())
+            _scratch.decode_seconds = 0.0
+            self._write(images, places, self._images_BHWC)
+            moments.append(time.perf_counter())
+            read, write = np.diff(moments).tolist()
+            self._work.append(Work(read, _scratch.decode_seconds, write - _scratch.decode_seconds))
         self._images_BHWC[end:last] = 0
         return self
 
@@ -122,4 +148,5 @@ class Assembly:
             labels_B=torch.from_numpy(self._rows["label"].astype(np.int64)),
             mask_B=torch.from_numpy(self._mask),
             keys_B=self._rows["key"].copy(),
+            work=Work(*map(sum, zip(Work(), *self._work, strict=True))),
         )

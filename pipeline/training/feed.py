@@ -1,6 +1,5 @@
 """What Lightning iterates over. An iteration begins where training is, so a resume needs nothing from Lightning."""
 
-import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -53,11 +52,12 @@ class TrainingFeed:
 
     def _timed(self, made: Iterator[batches.Batch]) -> Iterator[batches.Batch]:
         while True:
-            started = time.monotonic()
+            self._record.phases.begin("wait")
             batch = next(made, None)
-            self._record.waited(time.monotonic() - started)
+            self._record.phases.begin("compute")
             if batch is None:
                 return
+            self._record.worked(batch.work)
             self._lookahead.advance()
             yield batch
 

@@ -5,6 +5,7 @@ import logging
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,13 @@ from pipeline.loading.order import num_steps_per_epoch
 from pipeline.loading.read import SplitReader
 from pipeline.modeling import backbone, objective, optimizer, schedule, weights
 from pipeline.training import checkpoint
+from pipeline.training.bottleneck import judge
 from pipeline.training.collapse import CollapseGuard
 from pipeline.training.feed import TrainingFeed, ValidationFeed
 from pipeline.training.folder import Result
 from pipeline.training.ledger import Ledger, next_attempt
 from pipeline.training.module import Classifier
+from pipeline.training.phases import phases_on
 from pipeline.training.record import Record, Sink
 from pipeline.training.stopping import StopRequestedError, StopSign
 from pipeline.training.task import Place, Task
@@ -65,7 +68,13 @@ def _train(task: Task, place: Place, open_sink: Callable[[Path, int], Sink]) -> 
         attempt, state = _agree_on_start(task, place)
         position = state["position"] if state else 0
         sink = open_sink(task.run.spool, position) if place.rank == 0 else None
-        record = Record(sink, global_batch_size=batch, steps_per_epoch=steps_per_epoch)
+        record = Record(
+            sink,
+            global_batch_size=batch,
+            steps_per_epoch=steps_per_epoch,
+            phases=phases_on(place.device),
+            judge=partial(judge, workers_per_rank=task.loading.workers_per_rank, num_cores=torch.get_num_threads()),
+        )
         with_keys = task.training.ledger == "full"
         with (
             contextlib.closing(Ledger(task.run.ledger, attempt, place.rank, with_keys)) as ledger,
@@ -146,6 +155,7 @@ def _build_classifier(
         ledger=ledger,
         record=record,
         is_stop_asked=sign.is_up,
+        tell=(lambda text: _say(task, text)) if place.rank == 0 else lambda text: None,
         guard=_guard(task, reader) if place.rank == 0 else None,
         save=_saver(task) if place.rank == 0 else lambda state, must: None,
     )

@@ -17,6 +17,7 @@ from pipeline.loading.batches import Batch
 from pipeline.loading.keyed import key_of
 from pipeline.modeling import objective
 from pipeline.modeling.average import Average
+from pipeline.training.bottleneck import Spent
 from pipeline.training.collapse import CollapseGuard
 from pipeline.training.ledger import Ledger, Unfinite
 from pipeline.training.record import Record
@@ -52,6 +53,7 @@ class Classifier(lightning.LightningModule):
         ledger: Ledger,
         record: Record,
         is_stop_asked: Callable[[], bool],
+        tell: Callable[[str], None],
         guard: CollapseGuard | None,
         save: Callable[[Callable[[], dict[str, Any]], bool], None],
     ):
@@ -71,6 +73,7 @@ class Classifier(lightning.LightningModule):
         self._ledger = ledger
         self._record = record
         self._is_stop_asked = is_stop_asked
+        self._tell = tell
         self._guard = guard
         self._save = save
         self._restored: dict[str, Any] | None = None
@@ -130,9 +133,11 @@ class Classifier(lightning.LightningModule):
         self._record.start_clock()
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        self._record.phases.begin("transfer")
         batch.images_BCHW = batch.images_BCHW.to(device, non_blocking=True)
         batch.labels_B = batch.labels_B.to(device, non_blocking=True)
         batch.mask_B = batch.mask_B.to(device, non_blocking=True)
+        self._record.phases.begin("compute")
         return batch
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
@@ -154,7 +159,8 @@ class Classifier(lightning.LightningModule):
             return
         mean_loss = self._meet(batch.keys_B)
         if self._record.is_log_point(self.position):
-            self._record.log_step(self.position, mean_loss, self._lr_at(self.position - 1))
+            spent = self._of_all_ranks(self._record.take_spent())
+            self._record.log_step(self.position, mean_loss, self._lr_at(self.position - 1), spent)
             self._loss_sum = torch.zeros_like(self._loss_sum)
         if self.position % self._steps_per_epoch:  # an epoch's last checkpoint comes after its validation
             self._save(self.state, stop)
@@ -163,7 +169,9 @@ class Classifier(lightning.LightningModule):
         self._stopping = stop
 
     def on_train_epoch_end(self) -> None:
-        self._record.end_epoch(self.position, self._lr_at(self.position - 1))
+        verdict = self._record.end_epoch(self.position, self._lr_at(self.position - 1))
+        if verdict:
+            self._tell(verdict)
         if self._guard:
             row = self._record.result()["history"][-1]
             self._guard.end_epoch(row["epoch"], row["train_loss"], self._predicted_K)
@@ -186,6 +194,12 @@ class Classifier(lightning.LightningModule):
             last = Unfinite(self.position - 1, math.nan, tuple(keys_B.tolist()))
             raise TrainingError(self._explain("The weights are not finite after step {step}", last))
         return mean_loss
+
+    def _of_all_ranks(self, spent: Spent) -> list[Spent]:
+        if not torch.distributed.is_initialized():
+            return [spent]
+        seconds_RS = self.all_gather(torch.tensor(spent.values(), dtype=torch.float64, device=self.device))
+        return [Spent(*seconds_S) for seconds_S in seconds_RS.tolist()]
 
     def _explain(self, what: str, mine: Unfinite | None) -> str:
         """The first step that went wrong, and on which samples; all ranks ask together."""

@@ -4,7 +4,12 @@ Log points are a function of the position alone, so that attempts and ranks agre
 """
 
 import time
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
+
+from pipeline.loading.assembly import Work
+from pipeline.training.bottleneck import Spent, Verdict
+from pipeline.training.phases import PHASES, Phases
 
 MAX_STEPS_BETWEEN_LOGS = 50
 LOGS_PER_EPOCH = 10
@@ -19,8 +24,22 @@ class Sink(Protocol):
 class Record:
     """The figures of one run on one rank; kept in its checkpoints, so that a resume continues them."""
 
-    def __init__(self, sink: Sink | None, *, global_batch_size: int, steps_per_epoch: int):
+    def __init__(
+        self,
+        sink: Sink | None,
+        *,
+        global_batch_size: int,
+        steps_per_epoch: int,
+        phases: Phases,
+        judge: Callable[[Sequence[Spent]], Verdict],
+    ):
+        """`phases` are marked by whoever does what they measure."""
         self._sink = sink
+        self.phases, self._judge = phases, judge
+        self._work = Work()
+        self._spent: list[Spent] = []
+        """By rank, since the epoch began or was resumed."""
+        self._bound: str | None = None
         self._global_batch_size = global_batch_size
         self._steps_per_epoch = steps_per_epoch
         self._log_every = max(1, min(MAX_STEPS_BETWEEN_LOGS, steps_per_epoch // LOGS_PER_EPOCH))
@@ -30,7 +49,6 @@ class Record:
         self._logged_position = 0
         self._train_seconds = 0.0
         self._epoch_seconds = 0.0
-        self._wait_seconds = 0.0
         self._validation: dict[str, float] = {}
 
     def state(self) -> dict[str, Any]:
@@ -42,7 +60,6 @@ class Record:
             "logged_position": self._logged_position,
             "train_seconds": self._train_seconds,
             "epoch_seconds": self._epoch_seconds,
-            "wait_seconds": self._wait_seconds,
             "validation": dict(self._validation),
         }
 
@@ -58,8 +75,17 @@ class Record:
     def steps_since_log(self, position: int) -> int:
         return position - self._logged_position
 
-    def log_step(self, position: int, mean_loss: float, lr: float) -> None:
-        """`mean_loss` over all ranks and all steps since the last log point."""
+    def worked(self, work: Work) -> None:
+        """What the loader's threads did for a batch."""
+        self._work = Work(*(mine + its for mine, its in zip(self._work, work, strict=True)))
+
+    def take_spent(self) -> Spent:
+        """This rank's time since the last log point."""
+        spent, self._work = Spent(*self.phases.take(), *self._work), Work()
+        return spent
+
+    def log_step(self, position: int, mean_loss: float, lr: float, spent: Sequence[Spent]) -> None:
+        """`mean_loss` over all ranks and all steps since the last log point, and what each rank spent on them."""
         before = self._epoch_seconds
         self._lap()
         num_steps = self.steps_since_log(position)
@@ -72,17 +98,17 @@ class Record:
                 "train/loss": mean_loss,
                 "train/lr": lr,
                 "train/images_per_second": num_steps * self._global_batch_size / seconds,
-                "loader/wait_fraction": min(1.0, self._wait_seconds / seconds),
+                **_split(spent, num_steps),
             },
         )
-        self._wait_seconds = 0.0
+        self._spent = [sum_.plus(new) for sum_, new in zip(self._spent or [Spent()] * len(spent), spent, strict=True)]
 
     def log_validation(self, position: int, loss: float, top1: float) -> None:
         self._validation = {"loss": loss, "top1": top1}
         self._append(position, {"val/loss": loss, "val/top1": top1})
 
-    def end_epoch(self, position: int, lr: float) -> None:
-        """Adds the epoch's row to the history."""
+    def end_epoch(self, position: int, lr: float) -> str | None:
+        """Adds the epoch's row to the history; what held the epoch up, where that is news."""
         self.stop_clock()
         images_per_second = self._steps_per_epoch * self._global_batch_size / max(self._epoch_seconds, 1e-9)
         self._rows.append(
@@ -96,18 +122,27 @@ class Record:
             }
         )
         self._loss_sum = self._epoch_seconds = 0.0
+        return self._end_of_spending(position)
+
+    def _end_of_spending(self, position: int) -> str | None:
+        spent, self._spent = self._spent, []
+        if not spent:
+            return None
+        verdict = self._judge(spent)
+        self._append(position, {f"loader/epoch_{verdict.bound}_bound_fraction": verdict.fraction})
+        news = verdict.bound != self._bound
+        self._bound = verdict.bound
+        return verdict.text if news else None
 
     def start_clock(self) -> None:
         """Training time runs from here; validation and checkpoints stop it."""
         self._started = time.monotonic()
+        self.phases.start()
 
     def stop_clock(self) -> None:
         self._lap()
         self._started = None
-
-    def waited(self, seconds: float) -> None:
-        """Time that a step stood still for its batch."""
-        self._wait_seconds += seconds
+        self.phases.stop()
 
     def result(self) -> dict[str, Any]:
         """History rows, seconds spent training, and the last validation figures."""
@@ -123,3 +158,14 @@ class Record:
     def _append(self, position: int, metrics: dict[str, float]) -> None:
         if self._sink is not None:
             self._sink.append(position, metrics, epoch=(position - 1) // self._steps_per_epoch + 1)
+
+
+def _split(spent: Sequence[Spent], num_steps: int) -> dict[str, float]:
+    """Parts of the steps' time, means over the ranks but for the worst; and busy seconds of loader threads a step."""
+    total = spent[0]
+    for each in spent[1:]:
+        total = total.plus(each)
+    split = {f"loader/{name}_fraction": getattr(total, name) / total.step for name in PHASES}
+    split["loader/worst_rank_wait_fraction"] = max(each.wait / each.step for each in spent)
+    per_step = num_steps * len(spent)
+    return split | {f"loader/{name}_seconds": getattr(total, name) / per_step for name in Work._fields}

@@ -48,7 +48,12 @@ def run(reader, tmp_path, request) -> RunFolder:
     run = RunFolder(tmp_path)
     lanes = {"uniform": 2, "balanced": 1}[request.param]
     loading = params.Loading(
-        global_batch_size=8, lanes=lanes, shuffle_window_samples=None, sampling=request.param, workers_per_rank=0
+        global_batch_size=8,
+        lanes=lanes,
+        shuffle_window_samples=None,
+        sampling=request.param,
+        workers_per_rank=0,
+        cache_bytes=None,
     )
     plan = Plan(index_digest=reader.index.digest, seed=0, num_epochs=2, loading=loading)
     plan.write(run.plan)

@@ -1,6 +1,11 @@
+from functools import partial
+
 import pytest
 
+from pipeline.loading.assembly import Work
 from pipeline.training import record
+from pipeline.training.bottleneck import Spent, judge
+from pipeline.training.phases import Phases
 from pipeline.training.record import Record
 
 
@@ -16,6 +21,12 @@ def clock(monkeypatch):
     return now
 
 
+def a_record(sink, clock, **sizes):
+    phases = Phases(lambda: clock[0], lambda start, end: end - start)
+    judge_it = partial(judge, workers_per_rank=1, num_cores=2)
+    return Record(sink, global_batch_size=8, phases=phases, judge=judge_it, **sizes)
+
+
 def run_epoch(book, clock, first, losses, steps_per_epoch):
     book.start_clock()
     since = []
@@ -23,21 +34,21 @@ def run_epoch(book, clock, first, losses, steps_per_epoch):
         clock[0] += 2.0
         since.append(loss)
         if book.is_log_point(step):
-            book.log_step(step, sum(since) / len(since), lr=0.1)
+            book.log_step(step, sum(since) / len(since), 0.1, [book.take_spent()])
             since = []
 
 
-def test_log_points_depend_on_the_position_alone_and_end_each_epoch():
-    book = Record(None, global_batch_size=8, steps_per_epoch=25)
+def test_log_points_depend_on_the_position_alone_and_end_each_epoch(clock):
+    book = a_record(None, clock, steps_per_epoch=25)
     points = [position for position in range(1, 51) if book.is_log_point(position)]
     assert points == [*range(2, 25, 2), 25, *(25 + p for p in range(2, 25, 2)), 50]
-    rare = Record(None, global_batch_size=8, steps_per_epoch=100_000)
+    rare = a_record(None, clock, steps_per_epoch=100_000)
     assert [p for p in range(1, 151) if rare.is_log_point(p)] == [50, 100, 150]
 
 
 def test_an_epochs_row_weighs_every_step_alike(clock):
     lines = Lines()
-    book = Record(lines, global_batch_size=8, steps_per_epoch=25)
+    book = a_record(lines, clock, steps_per_epoch=25)
     losses = [float(n) for n in range(25)]
     run_epoch(book, clock, 0, losses, 25)
     book.stop_clock()
@@ -49,33 +60,40 @@ def test_an_epochs_row_weighs_every_step_alike(clock):
     assert row["images_per_second"] == pytest.approx(8 / 2.0)
     assert (row["epoch"], row["step"], row["validation_loss"], row["validation_top1"]) == (1, 25, 0.5, 0.75)
     assert book.result()["train_seconds"] == pytest.approx(50.0)
-    assert lines[-1] == (25, {"val/loss": 0.5, "val/top1": 0.75}, 1)
+    assert (25, {"val/loss": 0.5, "val/top1": 0.75}, 1) in lines
     assert lines[0][1]["train/images_per_second"] == pytest.approx(4.0)
 
 
 def test_waiting_is_a_fraction_of_the_time_since_the_last_log(clock):
     lines = Lines()
-    book = Record(lines, global_batch_size=8, steps_per_epoch=2)
+    book = a_record(lines, clock, steps_per_epoch=2)
     book.start_clock()
+    book.phases.begin("wait")
+    clock[0] += 1.0
+    book.phases.begin("compute")
+    clock[0] += 3.0
+    book.worked(Work(0.5, 2.0, 1.0))
+    book.log_step(1, 0.0, 0.1, [book.take_spent(), Spent(wait=0.0, compute=4.0)])
+    assert lines[0][1]["loader/wait_fraction"] == pytest.approx(0.125)
+    assert lines[0][1]["loader/worst_rank_wait_fraction"] == pytest.approx(0.25)
+    assert lines[0][1]["loader/compute_fraction"] == pytest.approx(0.875)
+    assert lines[0][1]["loader/decode_seconds"] == pytest.approx(2.0 / 2)
     clock[0] += 4.0
-    book.waited(1.0)
-    book.log_step(1, 0.0, 0.1)
-    assert lines[0][1]["loader/wait_fraction"] == pytest.approx(0.25)
-    clock[0] += 4.0
-    book.log_step(2, 0.0, 0.1)
+    book.log_step(2, 0.0, 0.1, [book.take_spent()] * 2)
     assert lines[1][1]["loader/wait_fraction"] == 0.0
+    assert lines[1][1]["loader/read_seconds"] == 0.0
 
 
 def test_a_resumed_record_goes_on_as_if_nothing_had_happened(clock):
     losses = [float(n % 7) for n in range(50)]
-    whole = Record(None, global_batch_size=8, steps_per_epoch=25)
+    whole = a_record(None, clock, steps_per_epoch=25)
     run_epoch(whole, clock, 0, losses[:25], 25)
     whole.end_epoch(25, 0.1)
-    first = Record(None, global_batch_size=8, steps_per_epoch=25)
+    first = a_record(None, clock, steps_per_epoch=25)
     run_epoch(first, clock, 0, losses[:10], 25)
     saved = first.state()
     run_epoch(first, clock, 10, losses[10:14], 25)  # lost with the process
-    second = Record(None, global_batch_size=8, steps_per_epoch=25)
+    second = a_record(None, clock, steps_per_epoch=25)
     second.restore(saved)
     run_epoch(second, clock, 10, losses[10:25], 25)
     second.end_epoch(25, 0.1)
@@ -83,8 +101,33 @@ def test_a_resumed_record_goes_on_as_if_nothing_had_happened(clock):
 
 
 def test_without_validation_the_row_has_no_such_figures(clock):
-    book = Record(None, global_batch_size=8, steps_per_epoch=1)
+    book = a_record(None, clock, steps_per_epoch=1)
     run_epoch(book, clock, 0, [1.0], 1)
     book.end_epoch(1, 0.1)
     assert "validation_top1" not in book.result()["history"][0]
     assert book.result()["validation"] == {}
+
+
+def test_an_epochs_verdict_is_said_when_it_is_news_and_kept_each_time(clock):
+    lines = Lines()
+    book = a_record(lines, clock, steps_per_epoch=1)
+
+    def epoch(number, waited):
+        book.start_clock()
+        book.phases.begin("wait")
+        clock[0] += waited
+        book.phases.begin("compute")
+        clock[0] += 1.0 - waited
+        book.log_step(number, 0.0, 0.1, [book.take_spent()])
+        clock[0] += 0.0
+        return book.end_epoch(number, 0.1)
+
+    assert epoch(1, 0.5).startswith("loader-bound 50%: raise loading.workers_per_rank or lower shards.short_side_px")
+    assert epoch(2, 0.6) is None, "the same again"
+    assert epoch(3, 0.0) == "compute-bound 100%: the loader keeps up"
+    verdicts = [metrics for _, metrics, _ in lines if any("bound" in name for name in metrics)]
+    assert verdicts == [
+        {"loader/epoch_loader_bound_fraction": pytest.approx(0.5)},
+        {"loader/epoch_loader_bound_fraction": pytest.approx(0.6)},
+        {"loader/epoch_compute_bound_fraction": pytest.approx(1.0)},
+    ]
