@@ -3,6 +3,7 @@
 Every key is required and unknown keys are refused. The docstring under a field gives its unit and its special values.
 """
 
+import re
 from typing import Annotated, Any, ClassVar, Literal
 
 import pydantic
@@ -72,8 +73,18 @@ class Shards(Section):
     """Larger images are scaled down to this short side and re-encoded; null keeps every image's own bytes."""
     jpeg_quality: Annotated[int, Field(ge=1, le=100)]
     samples_per_shard: PositiveInt
+    destination: str | None
+    """Address that the tars and their tables go to (`s3://bucket/photos`), under names that belong to their contents;
+    null for data/shards."""
     num_workers: PositiveInt | None
     """Processes that decode and write; null for one per core."""
+
+    @pydantic.field_validator("destination")
+    @classmethod
+    def _check_destination(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"[a-z0-9+.-]+://[^@/?]+(/[^@?]*)?", value):
+            raise ValueError("it must be an address such as s3://bucket/photos, without user, password and query")
+        return value
 
 
 Policy = Literal["ignore", "warn", "fail"]

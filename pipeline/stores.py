@@ -1,4 +1,4 @@
-"""Objects behind an address (`s3://`, `gs://`, `https://`, `memory://`): listed, measured, read.
+"""Objects behind an address (`s3://`, `gs://`, `https://`, `memory://`): listed, measured, read, written.
 
 What a moment may mend, a 503 or a body cut short, is tried again a bounded number of times; what stays broken becomes
 a StorageError. Addresses of services and secrets come from the environment, as each store's own tools read them.
@@ -11,6 +11,7 @@ import socket
 import time
 from collections.abc import Callable
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from pipeline.errors import ConvoyError, SourceError, StorageError
@@ -119,6 +120,22 @@ def read(
     return _retried(attempt, address, waits_seconds)
 
 
+def upload(path: Path, address: str) -> None:
+    """The file under the address, whatever was there. Raises StorageError."""
+    store, place = _store(address)
+    num_bytes, shown = path.stat().st_size, without_secrets(address)
+
+    def attempt() -> None:
+        store.put_file(str(path), place)
+        if (num_arrived := store.info(place)["size"]) != num_bytes:
+            raise OSError(f"{num_arrived} bytes arrived of {num_bytes}")
+
+    try:
+        _retried(attempt, address, doing="written")
+    except FileNotFoundError as exc:
+        raise StorageError(f"{shown} cannot be written: its bucket does not exist; make it, or name another.") from exc
+
+
 def open_object(address: str) -> Any:
     """A file to read from anywhere in the object, a part at a time. Raises FileNotFoundError."""
     store, path = _store(address)
@@ -156,7 +173,9 @@ def _store(address: str) -> tuple[Any, str]:
     return store, store._strip_protocol(address)
 
 
-def _retried(attempt: Callable[[], Result], address: str, waits_seconds: tuple[float, ...] | None = None) -> Result:
+def _retried(
+    attempt: Callable[[], Result], address: str, waits_seconds: tuple[float, ...] | None = None, doing: str = "read"
+) -> Result:
     shown = without_secrets(address)
     waits = RETRY_SECONDS if waits_seconds is None else waits_seconds
     for number, seconds in enumerate((*waits, None)):
@@ -170,11 +189,11 @@ def _retried(attempt: Callable[[], Result], address: str, waits_seconds: tuple[f
                 raise FileNotFoundError(shown) from exc
             if isinstance(exc, PermissionError):
                 raise StorageError(
-                    f"{shown} may not be read ({said}); check the credentials in the environment."
+                    f"{shown} may not be {doing} ({said}); check the credentials in the environment."
                 ) from exc
             if seconds is None:
                 raise StorageError(
-                    f"{shown} cannot be read: {said} ({len(waits) + 1} attempts); "
+                    f"{shown} cannot be {doing}: {said} ({len(waits) + 1} attempts); "
                     "run the same command again when the store answers."
                 ) from exc
             time.sleep(seconds * (0.5 + _part_of_one(address, number)))

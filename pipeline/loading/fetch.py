@@ -32,7 +32,7 @@ def fetch(
             return
     except FileNotFoundError as exc:
         raise ArtifactError(
-            f"{shown} does not exist any more, but the index lists it; put it back, or run `convoy shard` again."
+            f"{shown} does not exist any more, but the index lists it; put it back, or remove data/shards and run `convoy shard`."
         ) from exc
     except OSError as exc:
         if exc.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO):
@@ -43,7 +43,7 @@ def fetch(
         ) from exc
     raise ArtifactError(
         f"{shown} is not what the index lists: it came {MAX_DELIVERIES} times with another sha256 than {sha256[:12]}; "
-        f"put the right object back, or run `convoy shard` again."
+        f"put the right object back, or remove data/shards and run `convoy shard`."
     )
 
 

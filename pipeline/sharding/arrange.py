@@ -1,16 +1,20 @@
 """Where each record goes: to which part of the set and, where the set grows, to which place it has there already."""
 
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow.compute as pc
 
-from pipeline.sharding.former import Stored, identities_of
+from pipeline.sharding.former import Stored
 from pipeline.sharding.groups import alone
 from pipeline.sharding.growth import is_worth_growing, keep
+from pipeline.sharding.identity import IDENTITY_DTYPE, hash_identities
 from pipeline.sharding.inspect import Looks
 from pipeline.sharding.manifest import Manifest
+from pipeline.sharding.records import Facts
 from pipeline.sharding.split import NO_SPLIT, SplitRule, assign_parts, speaking_digests, spread_anchors
+from pipeline.sharding.write import facts_member
 
 
 class Records(NamedTuple):
@@ -31,8 +35,7 @@ def arrange(records: Records, rule: SplitRule, stored: Stored | None) -> tuple[n
     """The records' parts, int8 [num_records], NO_SPLIT of a reject; and their places among the stored samples, int64
     [num_records], UNKNOWN of a new one, or None where all are new and the set is not to grow."""
     if stored is not None:
-        identities = identities_of(records.manifest, records.labels, records.looks)
-        parts, places = keep(stored, identities, lambda anchors: _assign(records, rule, anchors))
+        parts, places = keep(stored, _identities(records), lambda anchors: _assign(records, rule, anchors))
         if is_worth_growing(stored, places):
             return parts, places
     return _assign(records, rule, None), None
@@ -61,3 +64,18 @@ def _assign(records: Records, rule: SplitRule, anchors: np.ndarray | None) -> np
     )
     parts[records.rejected] = NO_SPLIT
     return parts
+
+
+def _identities(records: Records) -> np.ndarray:
+    """IDENTITY_DTYPE [num_records]: those that the records would have as samples."""
+    facts = (records.manifest.values(name) for name in Facts._fields)
+    of_records = zip(*facts, records.labels, strict=True)
+    identities, start = np.empty(records.manifest.num_rows, IDENTITY_DTYPE), 0
+    for of_batch in records.looks.batches():
+        pairs = zip(islice(of_records, len(of_batch)), of_batch, strict=True)
+        identities[start : start + len(of_batch)] = hash_identities(
+            (facts[0], label, facts_member(Facts(*facts), look), look["sha256"].tobytes())
+            for (*facts, label), look in pairs
+        )
+        start += len(of_batch)
+    return identities

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.artifacts import SPLITS, Index, MadeWith, Reject, Shard
+from pipeline.artifacts import SPLITS, Index, MadeWith, Reject
 from pipeline.imaging.channels import Channels
 from pipeline.sharding.alike import group_alike
 from pipeline.sharding.arrange import Records, arrange, fixed_splits
@@ -23,11 +23,10 @@ from pipeline.sharding.audit import Audit, AuditRule, Samples, audit_samples, is
 from pipeline.sharding.former import Progress, open_former
 from pipeline.sharding.groups import alone, group_equal
 from pipeline.sharding.growth import UNKNOWN, carry_shards
-from pipeline.sharding.index import by_split, make_index, write_companions
+from pipeline.sharding.index import by_split, make_index, write_index
 from pipeline.sharding.inspect import RECORDS_PER_PIECE, Looks, Piece, inspect_records
 from pipeline.sharding.likeness import LIKENESS_DTYPE
 from pipeline.sharding.manifest import Manifest
-from pipeline.sharding.pack import ENDINGS
 from pipeline.sharding.pixels import find_channels, image_extension, measure_pixels, reject_others
 from pipeline.sharding.plan import NOTHING_TAKEN, PlannedShard, plan_shards
 from pipeline.sharding.reading import absolute_root
@@ -77,8 +76,10 @@ def build_shard_set(
     num_workers: int | None,
     progress: Progress,
     former: Path | None = None,
+    location: str | None = None,
 ) -> Built:
-    """Leaves tars, tables, index.json and the companions for other readers in `folder`, which is empty before.
+    """Leaves tars, tables, index.json and the companions for other readers in `folder`, which is empty before; with a
+    `location`, an address, only the index: tars and tables go there.
 
     `former` is the index of the set that is there already: what it holds and what is still wanted stays in its tars,
     when it was made by the same rules and is whole. Everything is made in `work` (see `resume`), on the same disk; the
@@ -91,14 +92,13 @@ def build_shard_set(
     num_records = manifest.num_rows
     classes, labels = _labels(manifest)
     metadata_columns, fixed = _metadata_columns(manifest), fixed_splits(manifest)
-    rules = _rules(split_rule, form, audit_rule, fixed)
     with Workers(num_workers) as workers:
         looks, facts, rejects = _look(manifest, image_root, spool, form, workers, progress)
         channels = find_channels(looks)
         rejects = dict(sorted((rejects | reject_others(looks, facts, channels)).items()))
-        rules["channels"] = str(channels)
+        rules = _rules(split_rule, form, audit_rule, fixed, channels)
         alike = _alike(looks, list(rejects), num_records, audit_rule.near_duplicate_bits)
-        stored, why_anew = open_former(former, rules, classes, metadata_columns, workers, progress)
+        stored, why_anew = open_former(former, rules, classes, metadata_columns, location, workers, progress)
         records = Records(manifest, labels, looks, alike, list(rejects), fixed)
         parts, places = arrange(records, split_rule, stored)
         if stored is not None and places is None:
@@ -118,30 +118,35 @@ def build_shard_set(
             parts = np.where(places == UNKNOWN, parts, NO_SPLIT)
         plan = plan_shards(parts, looks.contents(), form.samples_per_shard, split_rule.seed, taken)
         del splits, parts
-        for planned in plan:
-            (made / planned.name).parent.mkdir(parents=True, exist_ok=True)
         num_new = sum(len(planned.rows) for planned in plan)
-        shard_works = _work(plan, made, image_root, spool, labels, num_records, len(classes), channels)
+        shard_works = _work(plan, made, image_root, spool, labels, num_records, len(classes), channels, location)
         with progress("writing", num_new) as advance:
             shards = [*carried, *workers.map(write_shard, shard_works, advance)]
-    splits_of_shards = by_split(shards, split_rule.fold)
     index = make_index(
-        classes, splits_of_shards, pixels, metadata_columns, num_records, len(rejects), rules, stored and stored.index
+        classes,
+        by_split(shards, split_rule.fold),
+        pixels,
+        metadata_columns,
+        num_records,
+        len(rejects),
+        rules,
+        location,
+        stored and stored.index,
     )
     assert sum(map(index.num_samples, SPLITS)) == audit.num_samples, "samples were lost on the way into shards"
-    _remove_all_but(shards, made)
-    index.write(made / "index.json")
-    write_companions(index, made)
+    write_index(index, made)
     made.replace(folder)
     return Built(index, audit, in_order, num_new, why_anew)
 
 
-def _rules(split: SplitRule, form: ShardForm, audit: AuditRule, fixed: set[str]) -> dict[str, MadeWith]:
+def _rules(
+    split: SplitRule, form: ShardForm, audit: AuditRule, fixed: set[str], channels: Channels
+) -> dict[str, MadeWith]:
     """What decides the set beside its images; which fold is the validation split changes no tar."""
     bits = audit.near_duplicate_bits if split.near_duplicates_together else None
     rules = {**split._asdict(), **form._asdict(), "near_duplicate_bits": bits, "fixed_splits": sorted(fixed)}
     del rules["fold"]
-    return rules
+    return rules | {"channels": str(channels)}
 
 
 def _labels(manifest: Manifest) -> tuple[list[str], np.ndarray]:
@@ -237,6 +242,7 @@ def _work(
     num_records: int,
     num_classes: int,
     channels: Channels,
+    location: str | None,
 ) -> Iterator[ShardWork]:
     """One piece at a time: only the shards in flight exist as Python objects."""
     for planned in plan:
@@ -249,21 +255,10 @@ def _work(
             num_records=num_records,
             num_classes=num_classes,
             image_extension=image_extension(channels),
+            location=location,
             rows=planned.rows,
             labels=labels[planned.rows].tolist(),
         )
-
-
-def _remove_all_but(shards: list[Shard], made: Path) -> None:
-    """What a killed run with another split left."""
-    wanted = {made / f"{shard.name}.{ending}" for shard in shards for ending in ENDINGS}
-    for path in made.iterdir():
-        if path.is_dir():
-            for each in path.iterdir():
-                if each not in wanted:
-                    each.unlink()
-            if not any(path.iterdir()):
-                path.rmdir()
 
 
 def _metadata_columns(manifest: Manifest) -> list[str]:

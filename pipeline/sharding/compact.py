@@ -17,7 +17,7 @@ from pipeline.artifacts import Index, Shard, index_digest, read_sample_table, re
 from pipeline.errors import ArtifactError
 from pipeline.sharding.former import Progress, Stored, open_shard_set
 from pipeline.sharding.growth import is_live
-from pipeline.sharding.index import all_shards, write_companions
+from pipeline.sharding.index import all_shards, write_index
 from pipeline.sharding.pack import Sample, pack_shard
 from pipeline.sharding.plan import plan_shards
 from pipeline.sharding.split import part_of
@@ -52,6 +52,11 @@ def find_savings(index_path: Path) -> Savings:
     """Raises ArtifactError when there is nothing to save, or when it is not known how the set was made."""
     index = Index.read(index_path, made_by="shard")
     shards = all_shards(index.splits)
+    if index.location is not None:
+        raise ArtifactError(
+            f"The shards lie at {index.location}, and only such beside {index_path} are compacted; to write them anew, "
+            f"remove {index_path.parent} and run `convoy shard`."
+        )
     if "samples_per_shard" not in index.made_with:
         raise ArtifactError(
             f"{index_path} does not say how its shards were made, as an earlier version wrote it; run `convoy shard`, "
@@ -92,13 +97,11 @@ def compact_shard_set(index_path: Path, folder: Path, num_workers: int | None, p
         splits[split_of_part[part_of(shard.name)]].append(shard)
     digest = index_digest(former.classes, all_shards(splits))
     index = former.model_copy(update={"splits": splits, "generation": 0, "digest": digest})
-    index.write(folder / "index.json")
-    write_companions(index, folder)
+    write_index(index, folder)
     return index
 
 
 def compact_shard(work: CompactWork, advance: Advance) -> Shard:
-    (work.folder / work.name).parent.mkdir(parents=True, exist_ok=True)
     return pack_shard(
         work.folder, work.name, work.first_key, _samples(work), work.image_extension, work.num_classes, advance
     )

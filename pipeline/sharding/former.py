@@ -1,10 +1,7 @@
 """The shard set that is there already: what its tars hold, once all of it was found to be what its index says."""
 
-import hashlib
-import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,19 +10,12 @@ import numpy as np
 from pipeline.artifacts import Index, MadeWith, Shard, file_sha256, read_stored_table
 from pipeline.errors import ArtifactError
 from pipeline.sharding.dali import dali_index
+from pipeline.sharding.destination import fetch_identities, fetch_table
+from pipeline.sharding.identity import identities_in
 from pipeline.sharding.index import all_shards
-from pipeline.sharding.inspect import Looks
-from pipeline.sharding.manifest import Manifest
 from pipeline.sharding.plan import Taken
-from pipeline.sharding.records import Facts
 from pipeline.sharding.split import part_name, part_of
 from pipeline.sharding.workers import Advance, Workers
-from pipeline.sharding.write import facts_member
-
-IDENTITY_DTYPE = np.dtype([("image", "<u8", 2), ("facts", "<u8", 2), ("content", "<u8")])
-"""128 bits each of path and content, which have a part, and of all that a sample's members say beside the pixels; and
-the first bytes of the content's digest."""
-
 
 Progress = Callable[[str, int], AbstractContextManager[Advance]]
 """(what is being done, how many images) -> something that is told of images done."""
@@ -47,6 +37,7 @@ class SurveyWork(NamedTuple):
     """A task of a worker process."""
 
     index_path: Path
+    location: str | None
     shard: Shard
     image_extension: str
 
@@ -56,6 +47,7 @@ def open_former(
     rules: dict[str, MadeWith],
     classes: Sequence[str],
     metadata_columns: Sequence[str],
+    location: str | None,
     workers: Workers,
     progress: Progress,
 ) -> tuple[Stored | None, str | None]:
@@ -64,7 +56,7 @@ def open_former(
         return None, None
     try:
         index = Index.read(index_path, made_by="shard")
-        changed = _what_changed(index, rules, classes, metadata_columns)
+        changed = _what_changed(index, rules, classes, metadata_columns, location)
         if changed:
             return None, f"{', '.join(changed)} changed"
         return open_shard_set(index_path, index, workers, progress), None
@@ -75,7 +67,7 @@ def open_former(
 def open_shard_set(index_path: Path, index: Index, workers: Workers, progress: Progress) -> Stored:
     """Reads and checks every shard. Raises ArtifactError when one is not what the index says."""
     shards = all_shards(index.splits)
-    works = (SurveyWork(index_path, shard, index.image_extension) for shard in shards)
+    works = (SurveyWork(index_path, index.location, shard, index.image_extension) for shard in shards)
     with progress("checking what is there", sum(shard.num_stored for shard in shards)) as advance:
         found = list(workers.map(survey_shard, works, advance))
     numbers: dict[str, int] = {}
@@ -91,34 +83,40 @@ def open_shard_set(index_path: Path, index: Index, workers: Workers, progress: P
     )
 
 
-def identities_of(manifest: Manifest, labels: np.ndarray, looks: Looks) -> np.ndarray:
-    """IDENTITY_DTYPE [num_records]: those that the records would have as samples."""
-    records = zip(*(manifest.values(name) for name in Facts._fields), labels, strict=True)
-    identities, start = np.empty(manifest.num_rows, IDENTITY_DTYPE), 0
-    for of_batch in looks.batches():
-        pairs = zip(islice(records, len(of_batch)), of_batch, strict=True)
-        identities[start : start + len(of_batch)] = _identities(
-            (facts[0], label, facts_member(Facts(*facts), look), look["sha256"].tobytes())
-            for (*facts, label), look in pairs
-        )
-        start += len(of_batch)
-    return identities
-
-
 def _what_changed(
-    index: Index, rules: dict[str, MadeWith], classes: Sequence[str], metadata_columns: Sequence[str]
+    index: Index,
+    rules: dict[str, MadeWith],
+    classes: Sequence[str],
+    metadata_columns: Sequence[str],
+    location: str | None,
 ) -> list[str]:
     """Names of what forbids that the set grows, since it was made with something else."""
     missing = object()
     names = sorted({*index.made_with, *rules})
     changed = [name for name in names if index.made_with.get(name, missing) != rules.get(name, missing)]
     changed += ["the classes"] if index.classes != list(classes) else []
+    changed += ["destination"] if index.location != location else []
     return changed + (["metadata_columns"] if index.metadata_columns != list(metadata_columns) else [])
 
 
 def survey_shard(work: SurveyWork, advance: Advance) -> tuple[np.ndarray, int]:
     """IDENTITY_DTYPE [num_stored], and the first key after the shard's."""
-    table, path = read_stored_table(work.index_path, work.shard), work.index_path.parent / f"{work.shard.name}.tar"
+    table = read_table(work.index_path, work.location, work.shard)
+    if work.location is None:
+        identities = _identities_beside(work, table)
+    else:
+        identities = fetch_identities(work.shard, work.location)
+    advance(len(identities))
+    return identities, int(table["key"][-1]) + 1
+
+
+def read_table(index_path: Path, location: str | None, shard: Shard) -> np.ndarray:
+    """The shard's stored table, from beside the index or from where the shards lie."""
+    return read_stored_table(index_path, shard) if location is None else fetch_table(shard, location)
+
+
+def _identities_beside(work: SurveyWork, table: np.ndarray) -> np.ndarray:
+    path = work.index_path.parent / f"{work.shard.name}.tar"
     try:
         sha256 = file_sha256(path)
     except FileNotFoundError as exc:
@@ -128,23 +126,4 @@ def survey_shard(work: SurveyWork, advance: Advance) -> tuple[np.ndarray, int]:
     dali_path, live = path.with_suffix(".idx"), np.delete(table, work.shard.tombstones)
     if not dali_path.exists() or dali_path.read_text(encoding="ascii") != dali_index(live, work.image_extension):
         raise ArtifactError(f"{dali_path} is missing or was changed after it was written")
-    samples = []
-    with path.open("rb") as tar:
-        for row in table:
-            tar.seek(row["json_offset"])
-            facts = tar.read(row["json_bytes"])
-            says = json.loads(facts)
-            samples.append((says["path"], int(row["label"]), facts, bytes.fromhex(says["sha256"])))
-    advance(len(samples))
-    return _identities(samples), int(table["key"][-1]) + 1
-
-
-def _identities(samples: Iterable[tuple[str, int, bytes, bytes]]) -> np.ndarray:
-    """IDENTITY_DTYPE; of path, label, JSON member and the sha256 of the source of each."""
-    hashed = (
-        hashlib.blake2b(digest + path.encode(), digest_size=16).digest()
-        + hashlib.blake2b(b"%d " % label + facts, digest_size=16).digest()
-        + digest[:8]
-        for path, label, facts, digest in samples
-    )
-    return np.frombuffer(b"".join(hashed), IDENTITY_DTYPE)
+    return identities_in(path, table)

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.artifacts import Shard, read_stored_table
+from pipeline.artifacts import Shard
 from pipeline.sharding.dali import dali_index
-from pipeline.sharding.former import Stored
+from pipeline.sharding.former import Stored, read_table
 from pipeline.sharding.index import all_shards
 from pipeline.sharding.pack import ENDINGS
 from pipeline.sharding.resume import finish, unfinished
@@ -43,7 +43,8 @@ def is_worth_growing(stored: Stored, places: np.ndarray) -> bool:
 
 
 def carry_shards(stored: Stored, places: np.ndarray, folder: Path) -> list[Shard]:
-    """The former shards that still hold something, as the new index is to list them; their files are in `folder`."""
+    """The former shards that still hold something, as the new index is to list them. Those beside their index come to
+    `folder`; those at an address stay there."""
     is_kept = np.zeros(len(stored.parts), bool)
     is_kept[places[places != UNKNOWN]] = True
     carried, first = [], 0
@@ -54,11 +55,12 @@ def carry_shards(stored: Stored, places: np.ndarray, folder: Path) -> list[Shard
             continue
         tombstones, dali = np.flatnonzero(~is_used).tolist(), None
         if tombstones != shard.tombstones:
-            used = read_stored_table(stored.folder / "index.json", shard)[is_used]
+            used = read_table(stored.folder / "index.json", stored.index.location, shard)[is_used]
             counts = np.bincount(used["label"], minlength=len(shard.class_counts)).tolist()
             changes = {"num_samples": len(used), "class_counts": counts, "tombstones": tombstones}
             shard, dali = shard.model_copy(update=changes), dali_index(used, stored.index.image_extension)
-        _carry(stored.folder, shard, dali, folder)
+        if stored.index.location is None:
+            _carry(stored.folder, shard, dali, folder)
         carried.append(shard)
     return carried
 

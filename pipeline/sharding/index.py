@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.artifacts import SPLITS, Index, MadeWith, Shard, index_digest, read_stored_table
+from pipeline.sharding.pack import ENDINGS
 from pipeline.sharding.pixels import Pixels, image_extension
 from pipeline.sharding.plan import KEY_DIGITS
 from pipeline.sharding.split import part_of, splits_of
@@ -24,6 +25,7 @@ def make_index(
     num_records: int,
     num_rejects: int,
     made_with: dict[str, MadeWith],
+    location: str | None,
     former: Index | None,
 ) -> Index:
     """`pixels` are those of the training split; `former` is the index of the set that this one grew from."""
@@ -42,6 +44,7 @@ def make_index(
         num_rejects=num_rejects,
         generation=generation,
         made_with=made_with,
+        location=location,
         digest=digest,
     )
 
@@ -59,7 +62,26 @@ def by_split(shards: Sequence[Shard], fold: int | None) -> dict[str, list[Shard]
     return {split: [shards[i] for i in order if splits[i] == code] for code, split in enumerate(SPLITS)}
 
 
-def write_companions(index: Index, folder: Path) -> None:
+def write_index(index: Index, folder: Path) -> None:
+    """With its companions where the shards lie beside it; what else lies there, a killed run left, and it goes."""
+    beside = all_shards(index.splits) if index.location is None else []
+    _remove_all_but({folder / f"{shard.name}.{ending}" for shard in beside for ending in ENDINGS}, folder)
+    index.write(folder / "index.json")
+    if index.location is None:
+        _write_companions(index, folder)
+
+
+def _remove_all_but(wanted: set[Path], folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.is_dir():
+            for each in path.iterdir():
+                if each not in wanted:
+                    each.unlink()
+            if not any(path.iterdir()):
+                path.rmdir()
+
+
+def _write_companions(index: Index, folder: Path) -> None:
     """They say what a reader of the tars meets: tombstones are counted, and named where such a reader can skip them."""
     splits, sizes = {}, defaultdict(dict)
     for split, shards in index.splits.items():

@@ -36,6 +36,7 @@ def pack_shard(
 ) -> Shard:
     """The shard as an index lists it; its keys count on from the first. One sample is held at a time."""
     tar_path, table_path, dali_path = (folder / f"{name}.{ending}" for ending in ENDINGS)
+    tar_path.parent.mkdir(parents=True, exist_ok=True)
     rows = []
     with TarWriter(unfinished(tar_path)) as tar:
         for key, sample in enumerate(samples, first_key):

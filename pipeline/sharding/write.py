@@ -13,6 +13,7 @@ import numpy as np
 
 from pipeline.artifacts import Shard, file_sha256
 from pipeline.errors import ImageError, SourceError
+from pipeline.sharding.destination import has_shard, send_shard
 from pipeline.sharding.inspect import Looks, read_spooled
 from pipeline.sharding.pack import ENDINGS, Sample, pack_shard
 from pipeline.sharding.reading import read_image
@@ -33,6 +34,8 @@ class ShardWork(NamedTuple):
     """Of the whole manifest."""
     num_classes: int
     image_extension: str
+    location: str | None
+    """Address that the shard goes to; None for the folder."""
     rows: np.ndarray
     """int32: rows of the manifest."""
     labels: list[int]
@@ -50,6 +53,8 @@ def write_shard(work: ShardWork, advance: Advance) -> Shard:
         advance(len(looks))
     else:
         shard = _write(work, facts, looks, advance)
+        if work.location is not None:
+            send_shard(shard, work.folder, work.location)
         write_seal(seal_path, {"work": digest, "shard": shard.model_dump()})
     return shard
 
@@ -64,13 +69,16 @@ def _write(work: ShardWork, facts: list[Facts], looks: np.ndarray, advance: Adva
 
 def _digest(work: ShardWork, facts: list[Facts], looks: np.ndarray) -> str:
     """Of all that decides the shard's bytes."""
-    decides = (work.name, work.first_key, work.num_classes, work.labels, facts)
+    decides = (work.location, work.name, work.first_key, work.num_classes, work.labels, facts)
     return hashlib.sha256(json.dumps(decides).encode() + looks.tobytes()).hexdigest()
 
 
 def _finished(work: ShardWork, sealed: dict) -> Shard | None:
     """The shard of an earlier run, when its files are still what they were."""
-    shard, paths = Shard(**sealed), [work.folder / f"{work.name}.{ending}" for ending in ENDINGS]
+    shard = Shard(**sealed)
+    if work.location is not None:
+        return shard if has_shard(shard, work.location) else None
+    paths = [work.folder / f"{work.name}.{ending}" for ending in ENDINGS]
     if not all(path.exists() for path in paths):
         return None
     is_whole = (file_sha256(paths[0]), file_sha256(paths[1])) == (shard.sha256, shard.table_sha256)

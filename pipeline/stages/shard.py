@@ -51,6 +51,7 @@ def shard(data: params.Data, split: params.Split, shards: params.Shards, audit: 
             shards.num_workers,
             progress,
             former=layout.INDEX,
+            location=shards.destination,
         )
         built.audit.write(audit_path)
         lines = "".join(reject.model_dump_json() + "\n" for reject in built.rejects)

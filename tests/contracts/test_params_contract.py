@@ -108,7 +108,7 @@ def test_wrong_key(message, content):
     content["shards"]["short_side"] = 256
     assert message(content) == (
         "params.yaml has 1 problem:\n  shards.short_side is not a key; the valid ones are "
-        "short_side_px, jpeg_quality, samples_per_shard, num_workers."
+        "short_side_px, jpeg_quality, samples_per_shard, destination, num_workers."
     )
 
 
@@ -206,6 +206,16 @@ def test_fractions_that_leave_nothing_to_train_on(message, content, validation, 
         content
     )
     assert message(content).endswith("their sum must be under 1.")
+
+
+@pytest.mark.parametrize(
+    "destination", ["photos", "/data/photos", "s3://", "s3://me:secret@bucket/photos", "https://host/photos?key=1"]
+)
+def test_a_destination_is_an_address_without_secrets(content, message, destination):
+    content["shards"]["destination"] = destination
+    assert message(content).endswith(
+        "shards.destination: it must be an address such as s3://bucket/photos, without user, password and query."
+    )
 
 
 @pytest.mark.parametrize(

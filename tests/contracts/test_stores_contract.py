@@ -1,6 +1,9 @@
-"""What is said of an address never holds its secrets."""
+"""What is said of an address never holds its secrets; what is sent arrives whole, or the store is named."""
+
+from typing import ClassVar
 
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from pipeline import stores
 from pipeline.artifacts import Shard
@@ -45,3 +48,63 @@ def test_an_index_names_objects_by_their_content():
     )
     assert shard.tar_object == "ab" * 32 + ".tar"
     assert shard.table_object == "cd" * 32 + ".npy"
+
+
+class Failing(MemoryFileSystem):
+    """A store in memory that does to each upload what `faults` says; after them all is well."""
+
+    store: ClassVar[dict] = {}
+    faults: ClassVar[list[str]] = []
+    sent: ClassVar[list[str]] = []
+
+    def put_file(self, lpath, rpath, **kwargs):
+        self.sent.append(rpath)
+        fault = self.faults.pop(0) if self.faults else None
+        if fault == "503":
+            raise OSError("503 Slow Down")
+        if fault == "refused":
+            raise PermissionError("Access Denied")
+        if fault == "no bucket":
+            raise FileNotFoundError("The specified bucket does not exist")
+        super().put_file(lpath, rpath, **kwargs)
+        if fault == "cut":
+            self.pipe_file(rpath, self.cat_file(rpath)[:-1])
+
+
+@pytest.fixture
+def upload(tmp_path, monkeypatch):
+    """Uploads five bytes; gives what arrived and how often they were sent."""
+    monkeypatch.setattr(stores, "_filesystem", lambda protocol, server: Failing(skip_instance_cache=True))
+    monkeypatch.setattr(stores, "RETRY_SECONDS", (0.0, 0.0))
+    Failing.store, Failing.sent = {}, []
+    path = tmp_path / "tar"
+    path.write_bytes(b"12345")
+
+    def upload(*faults: str) -> tuple[bytes, int]:
+        Failing.faults, Failing.sent = list(faults), []
+        stores.upload(path, "memory://bucket/photos/a.tar")
+        return Failing().cat_file("/bucket/photos/a.tar"), len(Failing.sent)
+
+    return upload
+
+
+@pytest.mark.parametrize(("faults", "times"), [((), 1), (("503",), 2), (("cut", "503"), 3), (("cut",), 2)])
+def test_a_file_arrives_whole(upload, faults, times):
+    assert upload(*faults) == (b"12345", times)
+    assert upload() == (b"12345", 1), "what lies there may be damaged"
+
+
+def test_a_store_that_takes_nothing_is_named(upload):
+    with pytest.raises(StorageError) as caught:
+        upload("503", "cut", "503")
+    assert str(caught.value) == (
+        "memory://bucket/photos/a.tar cannot be written: 503 Slow Down (3 attempts); run the same command again when "
+        "the store answers."
+    )
+    with pytest.raises(StorageError, match=r"may not be written \(Access Denied\); check the credentials in the envir"):
+        upload("refused")
+    Failing.store = {}
+    with pytest.raises(
+        StorageError, match=r"a.tar cannot be written: its bucket does not exist; make it, or name anot"
+    ):
+        upload("no bucket")
