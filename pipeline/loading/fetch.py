@@ -32,7 +32,8 @@ def fetch(
             return
     except FileNotFoundError as exc:
         raise ArtifactError(
-            f"{shown} does not exist any more, but the index lists it; put it back, or remove data/shards and run `convoy shard`."
+            f"{shown} does not exist any more, but the index lists it; put it back, or remove data/shards and run "
+            "`convoy shard`."
         ) from exc
     except OSError as exc:
         if exc.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO):
