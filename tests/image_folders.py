@@ -69,7 +69,6 @@ def build(
     num_workers: int = 1,
     audit_rule: AuditRule = AUDIT_RULE,
     former: Path | None = None,
-    location: str | None = None,
 ) -> Built:
     """The source sharded into `folder`, which may grow from the set in the folder `former`."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -77,7 +76,7 @@ def build(
     root = image_root(str(source))
     work = open_work(folder.with_name(f".{folder.name}.work"))
     index = former / "index.json" if former else None
-    return build_shard_set(folder, work, manifest, root, rule, form, audit_rule, num_workers, silent, index, location)
+    return build_shard_set(folder, work, manifest, root, rule, form, audit_rule, num_workers, silent, index)
 
 
 def files_of(folder: Path) -> dict[str, bytes]:

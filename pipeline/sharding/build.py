@@ -46,11 +46,13 @@ mean of this many is off by some hundredths of a standard deviation."""
 
 
 class ShardForm(NamedTuple):
-    """What a shard looks like: the `shards` parameters that decide bytes."""
+    """What a shard looks like and where it goes: the `shards` parameters that decide the set."""
 
     short_side_px: int | None
     jpeg_quality: int
     samples_per_shard: int
+    destination: str | None = None
+    """Address; None for beside the index."""
 
 
 class Built(NamedTuple):
@@ -76,10 +78,9 @@ def build_shard_set(
     num_workers: int | None,
     progress: Progress,
     former: Path | None = None,
-    location: str | None = None,
 ) -> Built:
-    """Leaves tars, tables, index.json and the companions for other readers in `folder`, which is empty before; with a
-    `location`, an address, only the index: tars and tables go there.
+    """Leaves tars, tables, index.json and the companions for other readers in `folder`, which is empty before; where
+    the form has a destination only the index: tars and tables go there.
 
     `former` is the index of the set that is there already: what it holds and what is still wanted stays in its tars,
     when it was made by the same rules and is whole. Everything is made in `work` (see `resume`), on the same disk; the
@@ -98,18 +99,17 @@ def build_shard_set(
         rejects = dict(sorted((rejects | reject_others(looks, facts, channels)).items()))
         rules = _rules(split_rule, form, audit_rule, fixed, channels)
         alike = _alike(looks, list(rejects), num_records, audit_rule.near_duplicate_bits)
-        stored, why_anew = open_former(former, rules, classes, metadata_columns, location, workers, progress)
+        stored, why_anew = open_former(former, rules, classes, metadata_columns, workers, progress)
         records = Records(manifest, labels, looks, alike, list(rejects), fixed)
         parts, places = arrange(records, split_rule, stored)
         if stored is not None and places is None:
             stored, why_anew = None, "fewer than half of its samples are still wanted"
         splits = splits_of(parts, split_rule.fold)
-        in_order = list(rejects.values())
         samples = _samples(manifest, labels, splits, alike, looks, facts)
-        audit = audit_samples(samples, classes, in_order, num_records, audit_rule)
+        audit = audit_samples(samples, classes, list(rejects.values()), num_records, audit_rule)
         del samples, alike, records
         if is_refused(audit, audit_rule.max_rejected_fraction):
-            return Built(None, audit, in_order, 0, why_anew)
+            return Built(None, audit, list(rejects.values()), 0, why_anew)
         check_no_split_is_empty(list(audit.samples_by_split.values()), split_rule)
         pixels = measure_pixels(looks, spool, splits, channels)
         carried, taken = [], NOTHING_TAKEN
@@ -119,7 +119,7 @@ def build_shard_set(
         plan = plan_shards(parts, looks.contents(), form.samples_per_shard, split_rule.seed, taken)
         del splits, parts
         num_new = sum(len(planned.rows) for planned in plan)
-        shard_works = _work(plan, made, image_root, spool, labels, num_records, len(classes), channels, location)
+        shard_works = _work(plan, made, image_root, spool, labels, len(classes), channels, form.destination)
         with progress("writing", num_new) as advance:
             shards = [*carried, *workers.map(write_shard, shard_works, advance)]
     index = make_index(
@@ -130,13 +130,12 @@ def build_shard_set(
         num_records,
         len(rejects),
         rules,
-        location,
         stored and stored.index,
     )
     assert sum(map(index.num_samples, SPLITS)) == audit.num_samples, "samples were lost on the way into shards"
     write_index(index, made)
     made.replace(folder)
-    return Built(index, audit, in_order, num_new, why_anew)
+    return Built(index, audit, list(rejects.values()), num_new, why_anew)
 
 
 def _rules(
@@ -239,10 +238,9 @@ def _work(
     image_root: str,
     spool: Path,
     labels: np.ndarray,
-    num_records: int,
     num_classes: int,
     channels: Channels,
-    location: str | None,
+    destination: str | None,
 ) -> Iterator[ShardWork]:
     """One piece at a time: only the shards in flight exist as Python objects."""
     for planned in plan:
@@ -252,10 +250,10 @@ def _work(
             first_key=planned.first_key,
             image_root=image_root,
             spool=spool,
-            num_records=num_records,
+            num_records=len(labels),
             num_classes=num_classes,
             image_extension=image_extension(channels),
-            location=location,
+            location=destination,
             rows=planned.rows,
             labels=labels[planned.rows].tolist(),
         )

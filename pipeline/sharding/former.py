@@ -47,7 +47,6 @@ def open_former(
     rules: dict[str, MadeWith],
     classes: Sequence[str],
     metadata_columns: Sequence[str],
-    location: str | None,
     workers: Workers,
     progress: Progress,
 ) -> tuple[Stored | None, str | None]:
@@ -56,7 +55,7 @@ def open_former(
         return None, None
     try:
         index = Index.read(index_path, made_by="shard")
-        changed = _what_changed(index, rules, classes, metadata_columns, location)
+        changed = _what_changed(index, rules, classes, metadata_columns)
         if changed:
             return None, f"{', '.join(changed)} changed"
         return open_shard_set(index_path, index, workers, progress), None
@@ -88,14 +87,12 @@ def _what_changed(
     rules: dict[str, MadeWith],
     classes: Sequence[str],
     metadata_columns: Sequence[str],
-    location: str | None,
 ) -> list[str]:
     """Names of what forbids that the set grows, since it was made with something else."""
     missing = object()
     names = sorted({*index.made_with, *rules})
     changed = [name for name in names if index.made_with.get(name, missing) != rules.get(name, missing)]
     changed += ["the classes"] if index.classes != list(classes) else []
-    changed += ["destination"] if index.location != location else []
     return changed + (["metadata_columns"] if index.metadata_columns != list(metadata_columns) else [])
 
 

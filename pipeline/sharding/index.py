@@ -25,7 +25,6 @@ def make_index(
     num_records: int,
     num_rejects: int,
     made_with: dict[str, MadeWith],
-    location: str | None,
     former: Index | None,
 ) -> Index:
     """`pixels` are those of the training split; `former` is the index of the set that this one grew from."""
@@ -44,7 +43,7 @@ def make_index(
         num_rejects=num_rejects,
         generation=generation,
         made_with=made_with,
-        location=location,
+        location=made_with["destination"],
         digest=digest,
     )
 

@@ -46,12 +46,11 @@ def shard(data: params.Data, split: params.Split, shards: params.Shards, audit: 
                 split.folds,
                 split.fold,
             ),
-            ShardForm(shards.short_side_px, shards.jpeg_quality, shards.samples_per_shard),
+            ShardForm(shards.short_side_px, shards.jpeg_quality, shards.samples_per_shard, shards.destination),
             audit_rule,
             shards.num_workers,
             progress,
             former=layout.INDEX,
-            location=shards.destination,
         )
         built.audit.write(audit_path)
         lines = "".join(reject.model_dump_json() + "\n" for reject in built.rejects)
@@ -70,8 +69,8 @@ def shard(data: params.Data, split: params.Split, shards: params.Shards, audit: 
     elif built.index.generation:
         num_removed = sum(len(shard.tombstones) for shards in built.index.splits.values() for shard in shards)
         console.print(
-            f"generation {built.index.generation}: {built.num_new:,} samples written, the others stay where they were; "
-            f"{num_removed:,} removed ones are still in the tars, until `convoy compact`"
+            f"generation {built.index.generation}: {built.num_new:,} samples written, the others stay where they were"
+            + (f"; {num_removed:,} removed ones are still in the tars, until `convoy compact`" if num_removed else "")
         )
     for line in warnings(built.audit):
         console.print(f"{escape(line)}; see {layout.AUDIT}")

@@ -5,7 +5,7 @@ from pathlib import Path
 import data_project
 import pytest
 import s3_server
-from image_folders import SPLIT_RULE, build, files_of, fill, jpeg, two_classes
+from image_folders import FORM, SPLIT_RULE, build, files_of, fill, jpeg, two_classes
 
 from pipeline import stores
 from pipeline.artifacts import Index
@@ -13,6 +13,7 @@ from pipeline.errors import ArtifactError, StorageError
 from pipeline.loading.read import SplitReader
 from pipeline.loading.shelf import fetched_anew
 from pipeline.sharding import write
+from pipeline.sharding.build import ShardForm
 from pipeline.sharding.compact import find_savings
 from pipeline.sharding.index import all_shards
 from pipeline.sharding.verify import verify_shard_set
@@ -46,6 +47,15 @@ def verified(folder: Path) -> Index:
     return verify_shard_set(folder / "index.json", lambda count: None, fetched_anew)
 
 
+def there(location: str) -> ShardForm:
+    return FORM._replace(destination=location)
+
+
+def beside_it(index: Index) -> Index:
+    """The index as it would be if its shards lay beside it."""
+    return index.model_copy(update={"location": None, "made_with": index.made_with | {"destination": None}})
+
+
 def objects(location: str) -> dict[str, int]:
     return {each.name: each.num_bytes for each in stores.list_folder(location).objects}
 
@@ -54,10 +64,11 @@ def objects(location: str) -> dict[str, int]:
 def test_a_set_at_an_address_is_the_one_beside_its_index(bucket, tmp_path, num_workers):
     source = two_classes(tmp_path / "source")
     build(source, tmp_path / "beside")
-    build(source, tmp_path / "shards", location=bucket, num_workers=num_workers)
+    build(source, tmp_path / "shards", form=there(bucket), num_workers=num_workers)
     assert list(files_of(tmp_path / "shards")) == ["index.json"]
     index, beside = verified(tmp_path / "shards"), Index.read(tmp_path / "beside/index.json", "shard")
-    assert index == beside.model_copy(update={"location": bucket})
+    assert index.location == bucket
+    assert beside_it(index) == beside
     shards = all_shards(index.splits)
     assert len(objects(bucket)) == 3 * len(shards)
     assert {shard.tar_object: shard.num_bytes for shard in shards}.items() <= objects(bucket).items()
@@ -68,18 +79,18 @@ def test_a_set_at_an_address_is_the_one_beside_its_index(bucket, tmp_path, num_w
 
 def test_it_grows_there_and_nothing_old_is_sent_again(bucket, tmp_path):
     source = two_classes(tmp_path / "source")
-    build(source, tmp_path / "old", location=bucket)
+    build(source, tmp_path / "old", form=there(bucket))
     before = objects(bucket)
     (source / "cat/003.jpg").unlink()
     fill(source, {f"dog/new{n}.jpg": jpeg(1000 + n) for n in range(4)})
-    built = build(source, tmp_path / "shards", location=bucket, former=tmp_path / "old")
+    built = build(source, tmp_path / "shards", form=there(bucket), former=tmp_path / "old")
     assert (built.why_anew, built.num_new, built.index.generation) == (None, 4, 1)
     assert verified(tmp_path / "shards") == built.index
     assert before.items() <= objects(bucket).items()
     assert sum(objects(bucket).values()) - sum(before.values()) < 0.5 * sum(before.values())
     build(two_classes(tmp_path / "there"), tmp_path / "beside_old")
     beside = build(source, tmp_path / "beside", former=tmp_path / "beside_old").index
-    assert built.index == beside.model_copy(update={"location": bucket}), "as it would have grown beside its index"
+    assert beside_it(built.index) == beside, "as it would have grown beside its index"
 
 
 @pytest.mark.parametrize("what", ["tar", "identities.npy", "npy"])
@@ -87,12 +98,12 @@ def test_where_objects_are_gone_the_set_is_written_anew(bucket, tmp_path, what):
     import boto3
 
     source = two_classes(tmp_path / "source")
-    index = build(source, tmp_path / "old", location=bucket).index
+    index = build(source, tmp_path / "old", form=there(bucket)).index
     shard = index.splits["train"][1]
     name = f"{shard.table_sha256 if what == 'npy' else shard.sha256}.{what}"
     place, _, folder = bucket.removeprefix("s3://").partition("/")
     boto3.client("s3").delete_object(Bucket=place, Key=f"{folder}/{name}")
-    built = build(source, tmp_path / "shards", location=bucket, former=tmp_path / "old")
+    built = build(source, tmp_path / "shards", form=there(bucket), former=tmp_path / "old")
     assert built.why_anew.startswith(f"it is damaged ({bucket}/{shard.sha256 if what != 'npy' else name}")
     assert verified(tmp_path / "shards") == index
     assert name in objects(bucket)
@@ -101,7 +112,9 @@ def test_where_objects_are_gone_the_set_is_written_anew(bucket, tmp_path, what):
 def test_a_set_that_is_to_lie_elsewhere_is_written_anew(bucket, tmp_path):
     source = two_classes(tmp_path / "source")
     build(source, tmp_path / "old")
-    assert build(source, tmp_path / "new", location=bucket, former=tmp_path / "old").why_anew == "destination changed"
+    assert (
+        build(source, tmp_path / "new", form=there(bucket), former=tmp_path / "old").why_anew == "destination changed"
+    )
 
 
 def test_a_killed_run_is_taken_up_with_what_it_sent(bucket, tmp_path, monkeypatch):
@@ -116,11 +129,11 @@ def test_a_killed_run_is_taken_up_with_what_it_sent(bucket, tmp_path, monkeypatc
     with monkeypatch.context() as patch:
         patch.setattr(write, "send_shard", stop)
         with pytest.raises(KeyboardInterrupt):
-            build(source, tmp_path / "shards", location=bucket)
+            build(source, tmp_path / "shards", form=there(bucket))
     assert not files_of(tmp_path / "shards")
     written = []
     monkeypatch.setattr(write, "send_shard", lambda *arguments: (written.append(arguments), real(*arguments)))
-    index = build(source, tmp_path / "shards", location=bucket).index
+    index = build(source, tmp_path / "shards", form=there(bucket)).index
     assert len(written) == len(all_shards(index.splits)) - 3
     assert verified(tmp_path / "shards") == index
 
@@ -128,11 +141,11 @@ def test_a_killed_run_is_taken_up_with_what_it_sent(bucket, tmp_path, monkeypatc
 def test_a_bucket_that_does_not_exist_is_named(bucket, tmp_path):
     message = r"s3://nowhere/photos/\w+.tar cannot be written: its bucket does not exist; make it, or name another"
     with pytest.raises(StorageError, match=message):
-        build(two_classes(tmp_path / "source"), tmp_path / "shards", location="s3://nowhere/photos")
+        build(two_classes(tmp_path / "source"), tmp_path / "shards", form=there("s3://nowhere/photos"))
 
 
 def test_compacting_it_is_refused_with_the_way_out(bucket, tmp_path):
-    build(two_classes(tmp_path / "source"), tmp_path / "shards", location=bucket, rule=SPLIT_RULE)
+    build(two_classes(tmp_path / "source"), tmp_path / "shards", form=there(bucket), rule=SPLIT_RULE)
     with pytest.raises(
         ArtifactError, match=rf"The shards lie at {bucket}, and only such beside .* remove .*shards and r"
     ):
