@@ -136,6 +136,15 @@ def find_lr(
 
 
 @app.command()
+def tune_batch(
+    largest: Annotated[int, typer.Option(min=1, help="The largest batch of a rank to try.")] = 4096,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Time training steps at rising batch sizes, and suggest one."""
+    _call("tune_batch", largest=largest, as_json=json)
+
+
+@app.command()
 def browse(
     split: Annotated[Split, typer.Option(help="train, validation or test.")] = Split.train,
     per_class: Annotated[int, typer.Option(min=1, help="Samples of each class.")] = 8,

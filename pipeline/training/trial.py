@@ -20,7 +20,8 @@ class Trial:
     def __init__(self, task: Task, reader: SplitReader):
         index = reader.index
         self._task, self._reader = task, reader
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.image_shape = (index.num_channels, task.model.input_px, task.model.input_px)
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         torch.manual_seed(task.training.seed)
         network = backbone.build(
             task.model.backbone,
@@ -32,9 +33,9 @@ class Trial:
         )
         if task.start:
             weights.load(network, task.start, index.classes)
-        self.network = network.to(self._device, memory_format=torch.channels_last).train()
+        self.network = network.to(self.device, memory_format=torch.channels_last).train()
         self._optimizer = optimizer.build(self.network, **task.optimizer.model_dump())
-        self._mean_C, self._std_C = (torch.tensor(values, device=self._device) for values in (index.mean, index.std))
+        self._mean_C, self._std_C = (torch.tensor(values, device=self.device) for values in (index.mean, index.std))
         self._loss = objective.Loss(
             task.training.loss,
             label_smoothing=task.training.label_smoothing,
@@ -66,11 +67,11 @@ class Trial:
         """The loss before an optimizer step of this rate."""
         for group in self._optimizer.param_groups:
             group["lr"] = lr
-        images_BCHW = objective.normalize(batch.images_BCHW.to(self._device), self._mean_C, self._std_C)
+        images_BCHW = objective.normalize(batch.images_BCHW.to(self.device), self._mean_C, self._std_C)
         precision = AUTOCAST.get(self._task.training.precision)
-        with torch.autocast(self._device.type, precision) if precision else contextlib.nullcontext():
+        with torch.autocast(self.device.type, precision) if precision else contextlib.nullcontext():
             logits_BK = self.network(images_BCHW)
-        loss = self._loss(logits_BK, batch.labels_B.to(self._device))
+        loss = self._loss(logits_BK, batch.labels_B.to(self.device))
         self._optimizer.zero_grad()
         loss.backward()
         if self._task.training.clip_norm:

@@ -20,6 +20,7 @@ RUN_HERE = {
     "convoy browse": "data/contact_sheet.html: 16 samples of 2 of 2 classes",
     "convoy train": "validation top-1",
     "convoy find-lr --steps 10": "learning rate",
+    "convoy tune-batch --largest 32": "Try loading.global_batch_size: ",
     "convoy ledger": "steps committed",
     "convoy track sync": "nothing waits",
     "convoy register": "version 1 is champion",

@@ -1,0 +1,35 @@
+"""`convoy tune-batch` on a real network: sizes, rates, a suggestion for all ranks."""
+
+import json
+
+import projects
+import pytest
+import shard_sets
+
+from pipeline.stages.tune_batch import tune_batch
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    changes = {"model": {"input_px": 32}, "cluster": {"num_workers": 2}}
+    folder = projects.write(tmp_path / "project", projects.SMALL, changes)
+    monkeypatch.chdir(folder)
+    shard_sets.write(folder / "data" / "shards", {"train": [20, 23], "validation": [7]})
+    return folder
+
+
+def test_sizes_rise_to_the_largest_and_nothing_is_kept(project, capsys):
+    before = sorted(project.rglob("*"))
+    tune_batch(20, as_json=True)
+    said = json.loads(capsys.readouterr().out)
+    assert [each["batch_size_per_rank"] for each in said["measured"]] == [8, 16]
+    assert said["chosen"] in said["measured"]
+    assert all(each["images_per_second"] > 0 for each in said["measured"])
+    assert sorted(project.rglob("*")) == before
+
+
+def test_the_suggestion_is_for_all_ranks(project, capsys):
+    tune_batch(8, as_json=False)
+    said = capsys.readouterr().out
+    assert "Try loading.global_batch_size: 16 (now 16, 2 ranks)" in said
+    assert len(said.splitlines()) == 3
