@@ -27,6 +27,7 @@ from pipeline.sections import (
     Split,
     Tracking,
     Training,
+    Transfer,
 )
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "Split",
     "Tracking",
     "Training",
+    "Transfer",
     "for_fingerprint",
     "read",
 ]
@@ -63,6 +65,7 @@ class Params(Section):
     loading: Loading
     augment: Augment
     model: Model
+    transfer: Transfer
     optimizer: Optimizer
     schedule: Schedule
     training: Training
@@ -88,6 +91,11 @@ class Params(Section):
             raise ValueError(
                 f"loading.global_batch_size={loading.global_batch_size} is not divisible by the {num_ranks} ranks "
                 f"asked for in cluster.num_workers; use {near}"
+            )
+        if self.transfer.mode != "full" and self.model.weights == "none":
+            raise ValueError(
+                f"transfer.mode={self.transfer.mode} would leave layers at the random values of model.weights=none; "
+                "name weights to start from, or use transfer.mode: full"
             )
         if self.split.validation_fraction + self.split.test_fraction >= 1.0:
             raise ValueError(

@@ -175,6 +175,18 @@ class Model(Section):
     not_in_fingerprint = frozenset({"weights"})
 
 
+class Transfer(Section):
+    mode: Literal["full", "probe", "gradual"]
+    """What is trained: everything, the classifier alone (a linear probe), or the classifier first and then one stage of
+    the network more at a time, the deepest first."""
+    unfreeze_every_epochs: PositiveInt
+    """`gradual`: epochs until the next stage."""
+    lr_decay: Annotated[float, Field(gt=0.0, le=1.0)]
+    """The learning rate of a layer as a factor on that of the next deeper one; 1 for the same everywhere."""
+    freeze_normalisation: bool
+    """Normalisation layers keep their weights and statistics; those of layers that are not trained always do."""
+
+
 class Optimizer(Section):
     name: Literal["adamw", "sgd", "lamb", "muon"]
     lr: Annotated[float, Field(gt=0.0)]

@@ -84,7 +84,7 @@ def load(model: torch.nn.Module, start: Start, classes: Sequence[str]) -> None:
     """
     if file_sha256(start.file) != start.sha256:
         raise ModelError(f"{start.file} has changed since the run was named after it; run `convoy train` again.")
-    state, head = _fitting(model, start), _head(model)
+    state, head = _fitting(model, start), head_tensors(model)
     kept = {name: value for name, value in state.items() if name not in head}
     if start.classes is not None and sorted(start.classes) == sorted(classes):
         rows_K = [start.classes.index(name) for name in classes]
@@ -100,7 +100,7 @@ def _fitting(model: torch.nn.Module, start: Start) -> dict[str, torch.Tensor]:
     except safetensors.SafetensorError as exc:
         raise ModelError(f"{start.file} is no whole safetensors file ({exc}); fetch or export it again.") from exc
     adapt_stems(state, model, start.file)
-    wanted, head = model.state_dict(), _head(model)
+    wanted, head = model.state_dict(), head_tensors(model)
     state = {name: value for name, value in state.items() if name in wanted}
     lacking = [
         name for name in wanted if name not in head and (name not in state or state[name].shape != wanted[name].shape)
@@ -113,7 +113,7 @@ def _fitting(model: torch.nn.Module, start: Start) -> dict[str, torch.Tensor]:
     return state
 
 
-def _head(model: torch.nn.Module) -> set[str]:
+def head_tensors(model: torch.nn.Module) -> set[str]:
     """Names of the tensors with a row for each class."""
     names = model.pretrained_cfg.get("classifier") or ()
     prefixes = tuple(f"{name}." for name in ([names] if isinstance(names, str) else names))

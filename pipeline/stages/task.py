@@ -17,6 +17,7 @@ def describe(
     loading: params.Loading,
     augment: params.Augment,
     model: params.Model,
+    transfer: params.Transfer,
     optimizer: params.Optimizer,
     schedule: params.Schedule,
     training: params.Training,
@@ -34,10 +35,11 @@ def describe(
     check_augment(Augmentation(**augment.model_dump()), index.num_channels, index.pixel_dtype)
     root = run_root(cluster)
     start = weights.find(model, index.num_channels, tracking, root)
-    deciding = params.for_fingerprint(loading, augment, model, optimizer, schedule, training)
+    deciding = params.for_fingerprint(loading, augment, model, transfer, optimizer, schedule, training)
     name = fingerprint(deciding, index.digest, start.digest if start else "none")
     run = RunFolder(root / "runs" / name)
-    return Task(run, layout.INDEX.absolute(), name, loading, augment, model, optimizer, schedule, training, start)
+    sections = (loading, augment, model, optimizer, schedule, training)
+    return Task(run, layout.INDEX.absolute(), name, *sections, start, transfer)
 
 
 def run_root(cluster: params.Cluster) -> Path:

@@ -25,7 +25,8 @@ def open_tracker(task: "Task", index: Index, tracking: params.Tracking, root: Pa
 
     origin.leave_difference(task.run.files)
     sections = {
-        name: getattr(task, name) for name in ("loading", "augment", "model", "optimizer", "schedule", "training")
+        name: getattr(task, name)
+        for name in ("loading", "augment", "model", "transfer", "optimizer", "schedule", "training")
     }
     flat = {f"{name}.{key}": value for name, section in sections.items() for key, value in section.model_dump().items()}
     return mlflow.open_run(

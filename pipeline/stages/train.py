@@ -25,6 +25,7 @@ def train(
     loading: params.Loading,
     augment: params.Augment,
     model: params.Model,
+    transfer: params.Transfer,
     optimizer: params.Optimizer,
     schedule: params.Schedule,
     training: params.Training,
@@ -37,7 +38,7 @@ def train(
 
     with publishing(layout.MODEL, layout.RUN, layout.HISTORY) as (model_folder, run_path, history_path):
         index = Index.read(layout.INDEX, made_by="shard")
-        task = describe(index, loading, augment, model, optimizer, schedule, training, cluster, tracking)
+        task = describe(index, loading, augment, model, transfer, optimizer, schedule, training, cluster, tracking)
         root, run = run_root(cluster), task.run
         run.path.mkdir(parents=True, exist_ok=True)
         console = Console()

@@ -18,7 +18,7 @@ from pipeline.errors import CheckpointError, PeerLostError
 from pipeline.loading.ahead import check_cache
 from pipeline.loading.order import num_steps_per_epoch
 from pipeline.loading.read import SplitReader
-from pipeline.modeling import backbone, objective, optimizer, schedule, weights
+from pipeline.modeling import objective, schedule, transfer
 from pipeline.training import checkpoint
 from pipeline.training.bottleneck import judge
 from pipeline.training.collapse import CollapseGuard
@@ -26,6 +26,7 @@ from pipeline.training.feed import TrainingFeed, ValidationFeed
 from pipeline.training.folder import Result
 from pipeline.training.ledger import Ledger, next_attempt
 from pipeline.training.module import Classifier
+from pipeline.training.network import build_network, build_optimizer, freeze
 from pipeline.training.phases import phases_on
 from pipeline.training.record import Record, Sink
 from pipeline.training.stopping import StopRequestedError, StopSign
@@ -123,21 +124,10 @@ def _build_classifier(
     fresh: bool,
 ) -> Classifier:
     num_steps = task.training.epochs * steps_per_epoch
-    torch.manual_seed(task.training.seed)
-    network = backbone.build(
-        task.model.backbone,
-        num_classes=len(reader.index.classes),
-        num_channels=reader.index.num_channels,
-        input_px=task.model.input_px,
-        drop_rate=task.model.drop_rate,
-        options=task.model.options,
-    )
-    if fresh and task.start:
-        weights.load(network, task.start, reader.index.classes)
-    network = network.to(memory_format=torch.channels_last)
+    network = build_network(task, reader.index, is_fresh=fresh)
     return Classifier(
         network,
-        build_optimizer=lambda network: optimizer.build(network, **task.optimizer.model_dump()),
+        build_optimizer=lambda network: build_optimizer(task, network),
         lr_at=lambda step: task.optimizer.lr * schedule.lr_factor(step, num_steps, **task.schedule.model_dump()),
         num_classes=len(reader.index.classes),
         mean=reader.index.mean,
@@ -194,11 +184,30 @@ def _fit(
     task: Task,
     place: Place,
 ) -> None:
-    """The epochs that are left, none for a run that was killed between its last step and its result."""
-    num_epochs = task.training.epochs - classifier.position // steps_per_epoch
-    if num_epochs == 0:
-        return
-    trainer = lightning.Trainer(
+    """The epochs that are left, none for a run that was killed between its last step and its result.
+
+    Layers that are frozen or thawed begin another fit: DDP looks once at what takes a gradient.
+    """
+    network, when = classifier.network, task.transfer.model_dump(include={"mode", "unfreeze_every_epochs"})
+    while (epoch := classifier.position // steps_per_epoch) < task.training.epochs:
+        num_epochs = transfer.num_epochs_alike(
+            epoch, task.training.epochs, num_groups=lambda: len(transfer.groups(network)), **when
+        )
+        classifier.keep_still(freeze(task, network, epoch))
+        trainer = _trainer(task, place, num_epochs)
+        trainer.fit(
+            classifier,
+            TrainingFeed(
+                task, place, reader, record, steps_per_epoch=steps_per_epoch, position=lambda: classifier.position
+            ),
+            ValidationFeed(task, place, validation) if validation.num_samples else None,
+        )
+        classifier.carry_over()
+        transfer.clear_gradients(network)
+
+
+def _trainer(task: Task, place: Place, num_epochs: int) -> lightning.Trainer:
+    return lightning.Trainer(
         strategy=strategy(place),
         accelerator="auto",
         devices=1,
@@ -212,13 +221,6 @@ def _fit(
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-    )
-    trainer.fit(
-        classifier,
-        TrainingFeed(
-            task, place, reader, record, steps_per_epoch=steps_per_epoch, position=lambda: classifier.position
-        ),
-        ValidationFeed(task, place, validation) if validation.num_samples else None,
     )
 
 

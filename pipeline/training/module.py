@@ -77,6 +77,7 @@ class Classifier(lightning.LightningModule):
         self._guard = guard
         self._save = save
         self._restored: dict[str, Any] | None = None
+        self._still: list[torch.nn.Module] = []
         self._stopping = False
         self._loss_sum = torch.zeros((), dtype=torch.float64)
         self._evaluation_sums = torch.zeros(3, dtype=torch.float64)
@@ -114,7 +115,17 @@ class Classifier(lightning.LightningModule):
         self._loss_sum.fill_(state["loss_sum"])
         self._restored = state
 
+    def carry_over(self) -> None:
+        """After a fit: the next one, of other layers, goes on with this one's optimizer."""
+        state = self.state()
+        self._restored = {key: state[key] for key in ("optimizer", "scaler")}
+
     # Training.
+
+    def keep_still(self, layers: list[torch.nn.Module]) -> None:
+        """From the next step on, these layers and no others stay in evaluation mode."""
+        self.network.train()  # Lightning leaves every layer in the mode that it finds
+        self._still = layers
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return self._build_optimizer(self.network)
@@ -143,7 +154,9 @@ class Classifier(lightning.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         torch.manual_seed(key_of(self._seed, self.position, self._rank) % _SEED_RANGE)  # so dropout repeats on resume
         for group in self.trainer.optimizers[0].param_groups:
-            group["lr"] = self._lr_at(self.position)
+            group["lr"] = self._lr_at(self.position) * group["lr_scale"]
+        for layer in self._still:
+            layer.training = False
         logits_BK = self.network(objective.normalize(batch.images_BCHW, self.mean_C, self.std_C))
         return self._loss(logits_BK, batch.labels_B)
 

@@ -8,6 +8,8 @@ from pipeline.modeling.weights import Start
 from pipeline.training.folder import RunFolder
 from pipeline.training.plan import Plan
 
+EVERYTHING = params.Transfer(mode="full", unfreeze_every_epochs=1, lr_decay=1.0, freeze_normalisation=False)
+
 
 @dataclass(frozen=True)
 class Task:
@@ -24,6 +26,7 @@ class Task:
     training: params.Training
     start: Start | None = None
     """Weights for a fresh network; None for random ones."""
+    transfer: params.Transfer = EVERYTHING
 
     def plan(self, index_digest: str) -> Plan:
         return Plan(

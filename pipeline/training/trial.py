@@ -8,7 +8,8 @@ import torch
 from pipeline.loading.augment import Augmentation
 from pipeline.loading.batches import Batch, training_batches
 from pipeline.loading.read import SplitReader
-from pipeline.modeling import backbone, objective, optimizer, weights
+from pipeline.modeling import objective
+from pipeline.training.network import build_network, build_optimizer, freeze
 from pipeline.training.task import Task
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -22,19 +23,11 @@ class Trial:
         self._task, self._reader = task, reader
         self.image_shape = (index.num_channels, task.model.input_px, task.model.input_px)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        torch.manual_seed(task.training.seed)
-        network = backbone.build(
-            task.model.backbone,
-            num_classes=len(index.classes),
-            num_channels=index.num_channels,
-            input_px=task.model.input_px,
-            drop_rate=task.model.drop_rate,
-            options=task.model.options,
-        )
-        if task.start:
-            weights.load(network, task.start, index.classes)
-        self.network = network.to(self.device, memory_format=torch.channels_last).train()
-        self._optimizer = optimizer.build(self.network, **task.optimizer.model_dump())
+        network = build_network(task, index, is_fresh=True)
+        self.network = network.to(self.device).train()
+        for layer in freeze(task, self.network, epoch=0):
+            layer.eval()
+        self._optimizer = build_optimizer(task, self.network)
         self._mean_C, self._std_C = (torch.tensor(values, device=self.device) for values in (index.mean, index.std))
         self._loss = objective.Loss(
             task.training.loss,
@@ -66,7 +59,7 @@ class Trial:
     def step(self, batch: Batch, lr: float) -> float:
         """The loss before an optimizer step of this rate."""
         for group in self._optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["lr_scale"]
         images_BCHW = objective.normalize(batch.images_BCHW.to(self.device), self._mean_C, self._std_C)
         precision = AUTOCAST.get(self._task.training.precision)
         with torch.autocast(self.device.type, precision) if precision else contextlib.nullcontext():

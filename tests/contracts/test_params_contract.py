@@ -238,3 +238,13 @@ def test_a_range_the_wrong_way_round(content, message, name, value):
     content["augment"][name] = value
     said = message(content)
     assert f"augment.{name}: {value} must be the least and the most, both over 0, in this order." in said
+
+
+@pytest.mark.parametrize("mode", ["probe", "gradual"])
+def test_frozen_layers_need_weights_to_start_from(content, message, mode):
+    content["model"]["weights"] = "none"
+    content["transfer"]["mode"] = mode
+    assert message(content) == (
+        f"params.yaml has 1 problem:\n  transfer.mode={mode} would leave layers at the random values of "
+        "model.weights=none; name weights to start from, or use transfer.mode: full."
+    )
