@@ -141,9 +141,10 @@ class Augment(Section):
     """The crop moves up or down and left or right by up to this part of its side, the border mirrored; 0.125 is what
     CIFAR-10 is mostly trained with."""
     color_jitter: Fraction
-    """Brightness, contrast and saturation are each scaled by up to 1 ± this."""
+    """Brightness, contrast and saturation are each scaled by up to 1 ± this; 0 where the images are not RGB."""
     policy: Literal["none", "randaugment", "trivialaugment", "augmix"]
-    """Automatic augmentation after the crop, with torchvision's operations and ranges."""
+    """Automatic augmentation after the crop, with torchvision's operations and ranges; `none` where the images are not
+    RGB."""
     policy_num_ops: Annotated[int, Field(ge=1, le=8)]
     """RandAugment: operations one after the other."""
     policy_magnitude: Annotated[int, Field(ge=0, le=30)]

@@ -1,4 +1,4 @@
-"""Batches of uint8 pixels, made ahead of time by threads, handed out in the order's order.
+"""Batches of pixels, made ahead of time by threads, handed out in the order's order.
 
 Decoding and resizing release the GIL, so threads use every core without a second process, a copy between processes
 or shared memory. A worker writes its images straight into the batch's array.
@@ -39,7 +39,11 @@ def training_batches(
     first_step: int,
     num_workers: int,
 ) -> Iterator[Batch]:
-    """The rank's batches of one epoch from `first_step` on; the same pixels for a sample wherever it is processed."""
+    """The rank's batches of one epoch from `first_step` on; the same pixels for a sample wherever it is processed.
+
+    Raises ParamsError for an augmentation that is not for the images' channels.
+    """
+    augment.check(augmentation, reader.index.num_channels, reader.index.pixel_dtype)
 
     def plans() -> Iterator[_Plan]:
         for step in range(first_step, order.num_steps):

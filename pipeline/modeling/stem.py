@@ -21,19 +21,24 @@ def adapt_stems(state: dict[str, torch.Tensor], model: torch.nn.Module, file: Pa
     Raises ModelError for stems that were trained on neither that number nor on RGB.
     """
     wanted = model.state_dict()
-    for name in stem_names(model):
-        found, own = state.get(f"{name}.weight"), wanted.get(f"{name}.weight")
-        if found is None or own is None or found.ndim != own.ndim or found.shape[1] == own.shape[1]:
+    for name in stem_weights(model):
+        found, own = state.get(name), wanted[name]
+        if found is None or found.ndim != own.ndim or found.shape[1] == own.shape[1]:
             continue
         if found.shape[1] != RGB_CHANNELS:
             raise ModelError(
                 f"{file} was trained on images with {found.shape[1]} channels, the data set's have {own.shape[1]}; "
                 "only weights for RGB images are adapted to others: use those, or model.weights: none."
             )
-        state[f"{name}.weight"] = adapt_input_conv(own.shape[1], found)
+        state[name] = adapt_input_conv(own.shape[1], found)
 
 
-def stem_names(model: torch.nn.Module) -> tuple[str, ...]:
-    """The modules that see the image's channels."""
-    names = model.pretrained_cfg.get("first_conv") or ()
-    return (names,) if isinstance(names, str) else tuple(names)
+def stem_weights(model: torch.nn.Module) -> list[str]:
+    """Names of the tensors that meet the image's channels: of a stem of several convolutions, its first one's."""
+    modules = model.pretrained_cfg.get("first_conv") or ()
+    kernels = [name for name, tensor in model.state_dict().items() if tensor.ndim == 4]
+    of_modules = (
+        next((kernel for kernel in kernels if kernel.startswith(f"{module}.")), None)
+        for module in ([modules] if isinstance(modules, str) else modules)
+    )
+    return [kernel for kernel in of_modules if kernel]

@@ -117,3 +117,10 @@ def test_changes_of_colour_are_refused_for_other_channels(changes, unmet):
 def test_geometry_and_erasing_are_allowed_for_any_channels():
     for num_channels, pixel_dtype in KINDS:
         augment.check(augment.Augmentation(**(vars(PLAIN) | {"erase_probability": 0.5})), num_channels, pixel_dtype)
+
+
+def test_a_loader_without_a_stage_before_it_refuses_them_too(tmp_path):
+    reader = SplitReader(shards(tmp_path, 5, "uint8"), "train")
+    augmentation = augment.Augmentation(**(vars(PLAIN) | {"color_jitter": 0.2}))
+    with pytest.raises(ParamsError, match="the images have 5 channels of uint8, not red"):
+        training_batches(reader, None, augmentation, input_px=16, rank=0, world_size=1, first_step=0, num_workers=0)
