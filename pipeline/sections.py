@@ -117,6 +117,9 @@ class Loading(Section):
     """Contiguous ranges of the shuffled shards that are read side by side; divides global_batch_size."""
     shuffle_window_samples: PositiveInt | None
     """Samples that are shuffled together inside a lane; null for the whole lane."""
+    subset_fraction: Annotated[float, Field(gt=0.0, le=1.0)]
+    """Part of the training split that is used, of each class alike, for quick experiments; a smaller part lies within a
+    larger one, validation and test stay whole."""
     sampling: Literal["uniform", "balanced"]
     """`uniform` uses every sample once an epoch; `balanced` draws every class equally often, in as many steps, and
     needs lanes: 1 and shuffle_window_samples: null."""

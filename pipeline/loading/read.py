@@ -17,6 +17,7 @@ from pipeline.errors import ArtifactError
 from pipeline.loading.ahead import Lookahead
 from pipeline.loading.order import starts_of
 from pipeline.loading.shelf import open_shelf, opened
+from pipeline.loading.subset import subset_counts, subset_rows
 
 MAX_OPEN_SHARDS = 64
 """File descriptors a reader holds; a common limit for a process is 256."""
@@ -26,14 +27,22 @@ MAX_TABLE_BYTES = 256 * 1024**2
 
 
 class SplitReader:
-    """The samples of one split. Numbers are places in the concatenation of its shards, in the index's order."""
+    """The samples of one split. Numbers are places in the concatenation of its shards, in the index's order.
 
-    def __init__(self, index_path: Path, split: str, cache_bytes: int | None = None):
+    Of a `fraction` of the split there are only the samples that `subset` keeps, as if no other had been written.
+    """
+
+    def __init__(self, index_path: Path, split: str, cache_bytes: int | None = None, fraction: float = 1.0):
         """`cache_bytes` is what shards that lie at an address may take on this machine's disk; None is no limit."""
         self.index_path = index_path
         self.index = artifacts.Index.read(index_path, made_by="shard")
         self.shards = self.index.splits[split]
-        self.shard_sizes = [shard.num_samples for shard in self.shards]
+        self.shard_class_counts = [shard.class_counts for shard in self.shards]
+        """Samples per label, for each shard."""
+        if fraction < 1.0:
+            self.shard_class_counts = subset_counts(self.shards, fraction)
+        self.shard_sizes = [sum(counts) for counts in self.shard_class_counts]
+        self._fraction = fraction
         self._starts = starts_of(np.asarray(self.shard_sizes, np.int64))
         self._tables: dict[int, np.ndarray] = {}
         self._table_bytes = 0
@@ -48,9 +57,9 @@ class SplitReader:
         return int(self._starts[-1])
 
     @property
-    def class_counts(self) -> list[list[int]]:
-        """Samples per label, for each shard."""
-        return [shard.class_counts for shard in self.shards]
+    def class_counts(self) -> list[int]:
+        """Samples per label."""
+        return np.sum(self.shard_class_counts, axis=0, dtype=np.int64).tolist()
 
     def labels(self, shard: int) -> np.ndarray:
         """Of the shard's samples, int32 [num_samples], in the tar's order."""
@@ -109,6 +118,8 @@ class SplitReader:
         if table is None:  # without the lock: it may have to be fetched
             entry = self.shards[shard]
             table = artifacts.without_tombstones(self.shelf.table(entry), entry)
+            if self._fraction < 1.0:
+                table = table[subset_rows(entry, table["label"], self._fraction)]
         with self._lock:
             self._table_bytes += 0 if self._tables.pop(shard, None) is not None else table.nbytes
             self._tables[shard] = table  # newest last

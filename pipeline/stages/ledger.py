@@ -10,18 +10,13 @@ from pipeline.stages import layout
 
 def ledger(run: str | None) -> None:
     """`run` is a run's folder or fingerprint; None for the run that data/run.json names."""
-    import contextlib
-
     from rich import print as show
 
-    from pipeline.loading.read import SplitReader
     from pipeline.training.folder import RunFolder
     from pipeline.training.proof import check
 
     folder = find_run(run)
-    cache_bytes = params.read(layout.PARAMS, ["loading"])["loading"].cache_bytes
-    with contextlib.closing(SplitReader(layout.INDEX, "train", cache_bytes)) as reader:
-        proof = check(RunFolder(folder), reader)
+    proof = check(RunFolder(folder), layout.INDEX, params.read(layout.PARAMS, ["loading"])["loading"].cache_bytes)
     compared = "keys" if proof.with_keys else "digests"
     show(
         f"[bold]exact[/]: {proof.num_steps:,} of {proof.num_steps_planned:,} steps committed, "

@@ -16,7 +16,8 @@ def order(split: str, epoch: int, world_size: int, rank: int, from_step: int, nu
 
     read = params.read(layout.PARAMS, ["loading", "training"])
     _check(read["loading"].global_batch_size, world_size, rank)
-    with contextlib.closing(SplitReader(layout.INDEX, split, read["loading"].cache_bytes)) as reader:
+    fraction = read["loading"].subset_fraction if split == "train" else 1.0
+    with contextlib.closing(SplitReader(layout.INDEX, split, read["loading"].cache_bytes, fraction)) as reader:
         slices = _training if split == "train" else _evaluation
         for done, (step, position, numbers) in enumerate(
             slices(reader, read["loading"], read["training"].seed, epoch, world_size, rank, from_step)

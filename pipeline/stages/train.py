@@ -82,11 +82,11 @@ def _run_to_the_end(
     from pipeline.launch import local
     from pipeline.launch import ray as ray_launch
     from pipeline.loading.order import num_steps_per_epoch
+    from pipeline.loading.subset import subset_counts
     from pipeline.tracking.watch import Watch
 
-    steps_per_epoch = num_steps_per_epoch(
-        index.num_samples("train"), task.loading.global_batch_size, task.loading.lanes
-    )
+    kept = subset_counts(index.splits["train"], task.loading.subset_fraction)
+    steps_per_epoch = num_steps_per_epoch(sum(map(sum, kept)), task.loading.global_batch_size, task.loading.lanes)
     watch = Watch(
         task.run.spool,
         task.run.notices,

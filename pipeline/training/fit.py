@@ -57,13 +57,16 @@ def train_rank(task: Task, place: Place, open_sink: Callable[[Path, int], Sink])
 
 
 def _train(task: Task, place: Place, open_sink: Callable[[Path, int], Sink]) -> None:
+    loading = task.loading
     with (
-        contextlib.closing(SplitReader(task.index_path, "train", task.loading.cache_bytes)) as reader,
-        contextlib.closing(SplitReader(task.index_path, "validation", task.loading.cache_bytes)) as validation,
+        contextlib.closing(
+            SplitReader(task.index_path, "train", loading.cache_bytes, loading.subset_fraction)
+        ) as reader,
+        contextlib.closing(SplitReader(task.index_path, "validation", loading.cache_bytes)) as validation,
     ):
         if reader.shelf.is_remote:
             steps = task.plan(reader.index.digest).epoch(0, reader)
-            check_cache(steps, reader.shards, task.loading.cache_bytes, place.world_size)
+            check_cache(steps, reader.shards, loading.cache_bytes, place.world_size)
         batch, lanes = task.loading.global_batch_size, task.loading.lanes
         steps_per_epoch = num_steps_per_epoch(reader.num_samples, batch, lanes)
         attempt, state = _agree_on_start(task, place)
@@ -136,7 +139,7 @@ def _build_classifier(
             task.training.loss,
             label_smoothing=task.training.label_smoothing,
             balance=task.training.balance,
-            class_counts=reader.index.class_counts("train"),
+            class_counts=reader.class_counts,
         ),
         ema_decay=task.training.ema_decay,
         steps_per_epoch=steps_per_epoch,
@@ -153,7 +156,7 @@ def _build_classifier(
 
 def _guard(task: Task, reader: SplitReader) -> CollapseGuard:
     is_balanced = task.loading.sampling == "balanced"
-    counts = [1] * len(reader.index.classes) if is_balanced else reader.index.class_counts("train")
+    counts = [1] * len(reader.index.classes) if is_balanced else reader.class_counts
     in_nats = task.training.loss == "cross_entropy" and task.training.balance == "none"
     return CollapseGuard(
         reader.index.classes, counts, task.optimizer.lr, loss_in_nats=in_nats, say=lambda text: _say(task, text)

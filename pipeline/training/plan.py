@@ -29,5 +29,5 @@ class Plan(Artifact):
             "global_batch_size": self.loading.global_batch_size,
         }
         if self.loading.sampling == "balanced":
-            return balanced_order(reader.class_counts, reader.labels, **which)
+            return balanced_order(reader.shard_class_counts, reader.labels, **which)
         return order(reader.shard_sizes, lanes=self.loading.lanes, window=self.loading.shuffle_window_samples, **which)

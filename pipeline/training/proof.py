@@ -1,7 +1,9 @@
 """Holds a run's ledger against its plan: the committed steps have exactly the plan's samples, each step once."""
 
+import contextlib
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 
 from pipeline.errors import ArtifactError
 from pipeline.loading.order import Steps
@@ -25,13 +27,18 @@ class Proof:
     """Whether the keys themselves were compared, not only their digests."""
 
 
-def check(run: RunFolder, reader: SplitReader) -> Proof:
-    """Compares every committed step; `reader` reads the training split of the run's index.
+def check(run: RunFolder, index_path: Path, cache_bytes: int | None = None) -> Proof:
+    """Compares every committed step with what the run's plan takes from the training split of this index.
 
     Committed is what the newest whole checkpoint, or the result, is made of. Raises ArtifactError naming the first
     step that is wrong, and where there is nothing to compare.
     """
     plan = Plan.read(run.plan, made_by="train")
+    with contextlib.closing(SplitReader(index_path, "train", cache_bytes, plan.loading.subset_fraction)) as reader:
+        return _check(run, plan, reader)
+
+
+def _check(run: RunFolder, plan: Plan, reader: SplitReader) -> Proof:
     if plan.index_digest != reader.index.digest:
         raise ArtifactError(
             f"{run.path} was trained on the shards {plan.index_digest[:12]}, and {reader.index_path} lists "

@@ -21,7 +21,8 @@ def content(repository):
     """params.yaml, with fixed values where a message names them: people change the file."""
     content = yaml.safe_load((repository / "params.yaml").read_text(encoding="utf-8"))
     content["loading"] |= {
-        "global_batch_size": 64, "lanes": 1, "shuffle_window_samples": None, "sampling": "uniform"
+        "global_batch_size": 64, "lanes": 1, "shuffle_window_samples": None, "subset_fraction": 1.0,
+        "sampling": "uniform",
     }  # fmt: skip
     content["split"] |= {"validation_fraction": 0.1, "test_fraction": 0.1}
     content["cluster"]["num_workers"] = 1
@@ -82,7 +83,13 @@ def test_what_is_left_out_of_the_fingerprint_are_fields(content):
         assert section.annotation.not_in_fingerprint <= section.annotation.model_fields.keys(), name
     loading = params.Loading(**content["loading"])
     assert params.for_fingerprint(loading) == {
-        "loading": {"global_batch_size": 64, "lanes": 1, "shuffle_window_samples": None, "sampling": "uniform"}
+        "loading": {
+            "global_batch_size": 64,
+            "lanes": 1,
+            "shuffle_window_samples": None,
+            "subset_fraction": 1.0,
+            "sampling": "uniform",
+        }
     }
 
 

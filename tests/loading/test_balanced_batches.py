@@ -17,7 +17,7 @@ def epoch(index_path, world_size=1):
     """The epoch's batches, the ranks' one after the other."""
     reader = SplitReader(index_path, "train")
     steps = balanced_order(
-        reader.class_counts, reader.labels, seed=0, epoch=0, digest="d", global_batch_size=12
+        reader.shard_class_counts, reader.labels, seed=0, epoch=0, digest="d", global_batch_size=12
     )  # fmt: skip
     ranks = [
         training_batches(

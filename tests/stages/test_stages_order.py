@@ -59,6 +59,14 @@ def test_a_balanced_plan_has_as_much_of_each_class(project, printed):
     assert [sum(key % 2 for key in line["keys"]) for line in lines] == [2, 2, 2]
 
 
+def test_a_part_of_the_split_is_planned_alone_and_validation_stays_whole(project, printed):
+    content = yaml.safe_load(layout.PARAMS.read_text())
+    content["loading"]["subset_fraction"] = 0.5
+    layout.PARAMS.write_text(yaml.safe_dump(content))
+    assert len({key for line in printed() for key in line["keys"]}) == 16  # two steps of 8, from about 21 samples
+    assert sum(len(line["keys"]) for line in printed("validation")) == 11
+
+
 def test_ranks_together_print_the_whole_step(printed):
     whole = printed(epoch=1, num_steps=3)
     assert len(whole) == 3

@@ -51,6 +51,7 @@ def run(reader, tmp_path, request) -> RunFolder:
         global_batch_size=8,
         lanes=lanes,
         shuffle_window_samples=None,
+        subset_fraction=1.0,
         sampling=request.param,
         workers_per_rank=0,
         cache_bytes=None,
@@ -73,7 +74,7 @@ def change(run: RunFolder, attempt: int, step: int, fields: dict | None) -> None
 
 
 def test_a_killed_and_resumed_run_agrees(run, reader):
-    proof = check(run, reader)
+    proof = check(run, reader.index_path)
     assert (proof.num_steps, proof.num_steps_planned, proof.num_samples, proof.num_attempts) == (10, 10, 80, 2)
     assert proof.with_keys
 
@@ -82,19 +83,19 @@ def test_what_is_past_the_newest_whole_checkpoint_is_not_committed(run, reader):
     change(run, 2, 9, None)
     checkpoint.save(run.checkpoints, 8, {"position": 8}, keep=9)
     (run.checkpoints / "step-000000010" / "state.pt").write_bytes(b"")
-    assert check(run, reader).num_steps == 8
+    assert check(run, reader.index_path).num_steps == 8
 
 
 def test_a_missing_step_is_named(run, reader):
     change(run, 2, 7, None)
     with pytest.raises(ArtifactError, match=r"step 7 \(step 2 of epoch 2\) is not in the ledger"):
-        check(run, reader)
+        check(run, reader.index_path)
 
 
 def test_a_missing_rank_is_named(run, reader):
     (run.ledger / "attempt-0001-rank-00001.jsonl").unlink()
     with pytest.raises(ArtifactError, match=r"step 0 \(step 0 of epoch 1\) was trained on 4 samples; the plan has 8\."):
-        check(run, reader)
+        check(run, reader.index_path)
 
 
 def test_another_sample_is_named(run, reader):
@@ -105,7 +106,7 @@ def test_another_sample_is_named(run, reader):
     with pytest.raises(
         ArtifactError, match=rf"step 6 \(.*\) was trained on other samples .*: \[{keys[3]}\] instead of \[{lost}\]"
     ):
-        check(run, reader)
+        check(run, reader.index_path)
 
 
 def test_a_sample_twice_is_found_in_digests_alone(run, reader):
@@ -118,18 +119,18 @@ def test_a_sample_twice_is_found_in_digests_alone(run, reader):
     with pytest.raises(
         ArtifactError, match=r"step 6 .* than the plan's; train with training\.ledger: full to see which"
     ):
-        check(run, reader)
+        check(run, reader.index_path)
 
 
 def test_keys_that_their_digest_does_not_stand_for(run, reader):
     keys = keys_of(Plan.read(run.plan, made_by="train"), reader, 6)
     change(run, 2, 6, {"keys": np.r_[keys[:1], keys[:-1]].tolist()})
     with pytest.raises(ArtifactError, match=r"step 6 .* lists other keys than its digest stands for"):
-        check(run, reader)
+        check(run, reader.index_path)
 
 
 def test_other_shards_are_refused(run, reader):
     plan = Plan.read(run.plan, made_by="train")
     plan.model_copy(update={"index_digest": "0" * 64}).write(run.plan)
     with pytest.raises(ArtifactError, match=r"was trained on the shards 000000000000, and .* lists .*dvc checkout"):
-        check(run, reader)
+        check(run, reader.index_path)

@@ -1,7 +1,8 @@
-"""Runs that draw classes equally: killed and resumed to the same bits, and told nothing about rare classes."""
+"""Runs on other draws than all samples once: classes drawn equally, a part of the split."""
 
 import contextlib
 
+import numpy as np
 import projects
 import pytest
 import safetensors.torch
@@ -38,10 +39,15 @@ def index_path(tmp_path_factory):
     return shard_sets.write(tmp_path_factory.mktemp("shards"), {"train": [22, 18], "validation": [7]}, labels=labels)
 
 
-def task(index_path, folder, sampling, lr):
+def task(index_path, folder, sampling, lr, subset_fraction=1.0):
     sections = params.read(projects.REPOSITORY / "params.yaml")
     changes = {
-        "loading": {"global_batch_size": 8, "sampling": sampling, "workers_per_rank": 1},
+        "loading": {
+            "global_batch_size": 8,
+            "sampling": sampling,
+            "subset_fraction": subset_fraction,
+            "workers_per_rank": 1,
+        },
         "augment": {"crop_scale": (0.3, 1.0)},
         "model": {"backbone": "test_resnet", "weights": "none", "input_px": 32},
         "optimizer": {"name": "sgd", "lr": lr},
@@ -71,9 +77,21 @@ def test_killed_and_resumed_it_ends_with_the_same_bits_and_agrees_with_its_plan(
     assert all(torch.equal(resumed[name], whole[name]) for name in whole)
     rare = [sum(36 <= key < 40 for key in entry.keys) for entry in ledger.read(what.run.ledger)]
     assert rare == [4] * 10
-    with contextlib.closing(SplitReader(index_path, "train")) as reader:
-        proof = check(what.run, reader)
+    proof = check(what.run, index_path)
     assert (proof.num_steps, proof.num_samples, proof.num_attempts) == (10, 80, 2)
+
+
+@pytest.mark.parametrize("sampling", ["uniform", "balanced"])
+def test_a_part_of_the_split_is_all_that_is_trained_on(index_path, tmp_path, sampling):
+    what = task(index_path, tmp_path, sampling, 0.01, subset_fraction=0.5)
+    train(what)
+    proof = check(what.run, index_path)
+    assert proof.num_steps == proof.num_steps_planned == 4  # two epochs of 20 samples
+    with contextlib.closing(SplitReader(index_path, "train", fraction=0.5)) as reader:
+        kept = set(reader.locate(np.arange(reader.num_samples))[1]["key"].tolist())
+    used = {key for entry in ledger.read(what.run.ledger) for key in entry.keys}
+    assert used <= kept
+    assert len(used) >= 16
 
 
 @pytest.mark.parametrize(("sampling", "is_told"), [("uniform", True), ("balanced", False)])
