@@ -97,6 +97,13 @@ class Params(Section):
                 f"transfer.mode={self.transfer.mode} would leave layers at the random values of model.weights=none; "
                 "name weights to start from, or use transfer.mode: full"
             )
+        if (self.augment.mixup_alpha or self.augment.cutmix_alpha) and loading.global_batch_size // num_ranks % 2:
+            raise ValueError(
+                f"augment.mixup_alpha={self.augment.mixup_alpha} and augment.cutmix_alpha="
+                f"{self.augment.cutmix_alpha} mix images in pairs, and each of the {num_ranks} ranks has "
+                f"{loading.global_batch_size // num_ranks} of loading.global_batch_size={loading.global_batch_size}; "
+                f"use a multiple of {2 * num_ranks}, or 0 for both"
+            )
         if self.split.validation_fraction + self.split.test_fraction >= 1.0:
             raise ValueError(
                 f"split.validation_fraction={self.split.validation_fraction} and split.test_fraction="

@@ -154,6 +154,17 @@ class Augment(Section):
     """RandAugment: strength of each operation."""
     erase_probability: Fraction
     """Random erasing: how often a box of 2 to 33 % of the image is painted in its mean colour."""
+    mixup_alpha: Annotated[float, Field(ge=0.0)]
+    """Mixup: two images are blended, by a share from Beta(alpha, alpha); 0 for none, 0.2 is usual."""
+    cutmix_alpha: Annotated[float, Field(ge=0.0)]
+    """Cutmix: a box of one image goes into another, its area from Beta(alpha, alpha); 0 for none, 1.0 is usual. With
+    both, each pair of images has one of the two."""
+    mix_off_epochs: Annotated[int, Field(ge=0)]
+    """Last epochs in which nothing is mixed."""
+
+    def of_one_image(self) -> dict[str, Any]:
+        """What is done to an image on its own, by name: all but mixing."""
+        return self.model_dump(exclude={"mixup_alpha", "cutmix_alpha", "mix_off_epochs"})
 
     @pydantic.field_validator("crop_scale", "crop_ratio")
     @classmethod

@@ -30,16 +30,29 @@ class Loss:
         self._weights_K = 1.0 / (len(prior_K) * prior_K) if balance == "class_weights" else None
         self._log_prior_K = prior_K.log() if balance == "logit_adjustment" else None
 
-    def __call__(self, logits_BK: torch.Tensor, labels_B: torch.Tensor) -> torch.Tensor:
+    def __call__(
+        self,
+        logits_BK: torch.Tensor,
+        labels_B: torch.Tensor,
+        others_B: torch.Tensor | None = None,
+        shares_B: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """With `others_B`, an image is to `shares_B` of its label and for the rest of the other one."""
         logits_BK = logits_BK.float()
         if self._log_prior_K is not None:
             self._log_prior_K = self._log_prior_K.to(logits_BK.device)
             logits_BK = logits_BK + self._log_prior_K
+        losses_B = self._weighted(logits_BK, labels_B)
+        if others_B is not None:
+            losses_B = torch.lerp(self._weighted(logits_BK, others_B), losses_B, shares_B)
+        return losses_B.mean()
+
+    def _weighted(self, logits_BK: torch.Tensor, labels_B: torch.Tensor) -> torch.Tensor:
         losses_B = self._each(logits_BK, labels_B)
         if self._weights_K is not None:
             self._weights_K = self._weights_K.to(logits_BK.device)
             losses_B = losses_B * self._weights_K[labels_B]
-        return losses_B.mean()
+        return losses_B
 
     def _each(self, logits_BK: torch.Tensor, labels_B: torch.Tensor) -> torch.Tensor:
         if self._name == "bce":

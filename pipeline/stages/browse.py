@@ -78,7 +78,7 @@ def _classes(reader, num_per_class: int, num_epochs: int, *, loading, augment, m
         made = training_batches(
             reader,
             _OneStep(_key(reader, loading, training.seed, epoch), numbers),
-            Augmentation(**augment.model_dump()),
+            Augmentation(**augment.of_one_image()),
             input_px=model.input_px,
             rank=0,
             world_size=1,

@@ -32,7 +32,7 @@ def describe(
     from pipeline.training.task import Task
 
     backbone.check(model.backbone, model.input_px, model.options, index.num_channels)
-    check_augment(Augmentation(**augment.model_dump()), index.num_channels, index.pixel_dtype)
+    check_augment(Augmentation(**augment.of_one_image()), index.num_channels, index.pixel_dtype)
     root = run_root(cluster)
     start = weights.find(model, index.num_channels, tracking, root)
     deciding = params.for_fingerprint(loading, augment, model, transfer, optimizer, schedule, training)

@@ -39,7 +39,7 @@ class TrainingFeed:
         made = batches.training_batches(
             self._reader,
             plan.epoch(epoch, self._reader),
-            Augmentation(**self._task.augment.model_dump()),
+            Augmentation(**self._task.augment.of_one_image()),
             input_px=self._task.model.input_px,
             rank=self._place.rank,
             world_size=self._place.world_size,

@@ -25,6 +25,7 @@ from pipeline.training.collapse import CollapseGuard
 from pipeline.training.feed import TrainingFeed, ValidationFeed
 from pipeline.training.folder import Result
 from pipeline.training.ledger import Ledger, next_attempt
+from pipeline.training.mixer import build_mixer
 from pipeline.training.module import Classifier
 from pipeline.training.network import build_network, build_optimizer, freeze
 from pipeline.training.phases import phases_on
@@ -141,6 +142,7 @@ def _build_classifier(
             balance=task.training.balance,
             class_counts=reader.class_counts,
         ),
+        mixer=build_mixer(task, steps_per_epoch),
         ema_decay=task.training.ema_decay,
         steps_per_epoch=steps_per_epoch,
         seed=task.training.seed,

@@ -20,6 +20,7 @@ from pipeline.modeling.average import Average
 from pipeline.training.bottleneck import Spent
 from pipeline.training.collapse import CollapseGuard
 from pipeline.training.ledger import Ledger, Unfinite
+from pipeline.training.mixer import Mixer
 from pipeline.training.record import Record
 from pipeline.training.stopping import StopRequestedError
 
@@ -46,6 +47,7 @@ class Classifier(lightning.LightningModule):
         mean: list[float],
         std: list[float],
         loss: objective.Loss,
+        mixer: Mixer,
         ema_decay: float,
         steps_per_epoch: int,
         seed: int,
@@ -66,7 +68,7 @@ class Classifier(lightning.LightningModule):
         self._average = Average(network, ema_decay) if ema_decay else None
         self._build_optimizer = build_optimizer
         self._lr_at = lr_at
-        self._loss = loss
+        self._loss, self._mixer = loss, mixer
         self._steps_per_epoch = steps_per_epoch
         self._seed = seed
         self._rank = rank
@@ -157,8 +159,9 @@ class Classifier(lightning.LightningModule):
             group["lr"] = self._lr_at(self.position) * group["lr_scale"]
         for layer in self._still:
             layer.training = False
-        logits_BK = self.network(objective.normalize(batch.images_BCHW, self.mean_C, self.std_C))
-        return self._loss(logits_BK, batch.labels_B)
+        images_BCHW = objective.normalize(batch.images_BCHW, self.mean_C, self.std_C)
+        images_BCHW, *mixed = self._mixer(images_BCHW, batch.labels_B, batch.keys_B, self.position)
+        return self._loss(self.network(images_BCHW), batch.labels_B, *mixed)
 
     def on_train_batch_end(self, outputs: dict[str, torch.Tensor], batch: Batch, batch_idx: int) -> None:
         if self._average:

@@ -45,7 +45,7 @@ class Trial:
                 training_batches(
                     self._reader,
                     plan.epoch(epoch, self._reader),
-                    Augmentation(**self._task.augment.model_dump()),
+                    Augmentation(**self._task.augment.of_one_image()),
                     input_px=self._task.model.input_px,
                     rank=0,
                     world_size=1,

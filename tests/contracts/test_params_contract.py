@@ -206,6 +206,17 @@ def test_a_batch_that_its_ranks_do_not_divide(message, content, num_ranks, near)
     )
 
 
+@pytest.mark.parametrize("alphas", [(0.2, 0.0), (0.0, 1.0)])
+def test_pairs_that_the_ranks_cannot_make(message, content, alphas):
+    content["augment"]["mixup_alpha"], content["augment"]["cutmix_alpha"] = alphas
+    content["loading"]["global_batch_size"], content["cluster"]["num_workers"] = 66, 2
+    assert message(content) == (
+        f"params.yaml has 1 problem:\n  augment.mixup_alpha={alphas[0]} and augment.cutmix_alpha={alphas[1]} mix "
+        "images in pairs, and each of the 2 ranks has 33 of loading.global_batch_size=66; use a multiple of 4, or "
+        "0 for both."
+    )
+
+
 @pytest.mark.parametrize(("validation", "test"), [(0.5, 0.5), (0.9, 0.2)])
 def test_fractions_that_leave_nothing_to_train_on(message, content, validation, test):
     content["split"] |= {"validation_fraction": validation, "test_fraction": test}

@@ -1,5 +1,6 @@
 """What the figures are called, and that a slow loader and a slow model are told apart in a real run."""
 
+import dataclasses
 import time
 
 import projects
@@ -68,7 +69,7 @@ def run(tmp_path):
         "model": {"backbone": "test_resnet", "input_px": 32},
         "training": {"epochs": 1},
     }
-    names = ("loading", "augment", "model", "optimizer", "schedule", "training")
+    names = sections.keys() & {field.name for field in dataclasses.fields(Task)}
     changed = {name: sections[name].model_copy(update=changes.get(name, {})) for name in names}
 
     def train():
