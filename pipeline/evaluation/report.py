@@ -22,6 +22,8 @@ MAX_OPEN_ROWS = 30
 """Rows of a table that are shown at once; the rest is folded away."""
 MAX_ROWS = 2000
 MAX_PAIRS = 12
+MAX_CHANNELS = 12
+"""Whose mean and deviation are shown."""
 TEMPLATES = Path(__file__).parent
 
 
@@ -156,8 +158,14 @@ def _data(index: Index, samples: pa.Table) -> dict:
         "mean_size": f"{widths_N.mean():.0f} × {heights_N.mean():.0f} px",
         "widths": _range(widths_N),
         "heights": _range(heights_N),
-        "channels": ", ".join(f"{m:.3f} ± {s:.3f}" for m, s in zip(index.mean, index.std, strict=True)),
+        "channels": _channels(index),
     }
+
+
+def _channels(index: Index) -> str:
+    each = [f"{mean:.3f} ± {std:.3f}" for mean, std in zip(index.mean, index.std, strict=True)]
+    more = f" and {len(each) - MAX_CHANNELS} more" if len(each) > MAX_CHANNELS else ""
+    return ", ".join(each[:MAX_CHANNELS]) + more
 
 
 def _range(sizes_N) -> str:

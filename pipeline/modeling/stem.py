@@ -27,8 +27,8 @@ def adapt_stems(state: dict[str, torch.Tensor], model: torch.nn.Module, file: Pa
             continue
         if found.shape[1] != RGB_CHANNELS:
             raise ModelError(
-                f"{file} was trained on images with {found.shape[1]} channels, the data set's have {own.shape[1]}; "
-                "only weights for RGB images are adapted to others: use those, or model.weights: none."
+                f"The first layer of {file} takes {found.shape[1]} channels, that of the model {own.shape[1]}; only "
+                "layers for the 3 of RGB images are adapted to others: use such weights, or model.weights: none."
             )
         state[name] = adapt_input_conv(own.shape[1], found)
 

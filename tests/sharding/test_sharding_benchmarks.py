@@ -32,6 +32,14 @@ def test_many_images_are_scanned_and_sharded(tmp_path):
     assert all(figures["seconds"] > 0 and figures["peak_mb"] > 50 for figures in result["results"].values())
 
 
+def test_long_tables_are_scanned(tmp_path):
+    result = run("benchmarks/tables.py", "--rows", 1500, "--work", tmp_path)
+    assert {kind: figures["records"] for kind, figures in result["results"].items()} == dict.fromkeys(
+        ("csv", "tsv", "parquet", "jsonl"), 1500
+    )
+    assert all(figures["cpu_seconds"] > 0 for figures in result["results"].values())
+
+
 def test_ray_data_and_webdataset_read_what_the_index_says():
     result = run("benchmarks/readers.py", "--readers", "ray_data", "webdataset")
     equal = dict.fromkeys(SPLITS, "equal")
