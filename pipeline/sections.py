@@ -116,7 +116,8 @@ class Loading(Section):
     lanes: PositiveInt
     """Contiguous ranges of the shuffled shards that are read side by side; divides global_batch_size."""
     shuffle_window_samples: PositiveInt | None
-    """Samples that are shuffled together inside a lane; null for the whole lane."""
+    """Samples that are shuffled together inside a lane; null for the whole lane, and for 16,384 where the shards lie at
+    an address."""
     subset_fraction: Annotated[float, Field(gt=0.0, le=1.0)]
     """Part of the training split that is used, of each class alike, for quick experiments; a smaller part lies within a
     larger one, validation and test stay whole."""

@@ -13,6 +13,10 @@ import numpy as np
 from pipeline.errors import ParamsError
 from pipeline.loading.keyed import key_of, permute
 
+REMOTE_WINDOW_SAMPLES = 16_384
+"""Samples that are shuffled together where shards are fetched and nothing else is said: those of four or five shards of
+the usual size. Sharding has shuffled once, so batches are as mixed as by a full shuffle (benchmarks/order.py)."""
+
 
 @dataclass(frozen=True)
 class Steps:

@@ -29,8 +29,9 @@ def order(split: str, epoch: int, world_size: int, rank: int, from_step: int, nu
 
 
 def _training(reader, loading, seed, epoch, world_size, rank, from_step) -> Iterator[tuple]:
-    from pipeline.training.plan import Plan
+    from pipeline.training.plan import Plan, settled
 
+    loading = settled(loading, reader.index)
     plan = Plan(index_digest=reader.index.digest, seed=seed, num_epochs=epoch + 1, loading=loading)
     steps = plan.epoch(epoch, reader)
     if from_step >= steps.num_steps:

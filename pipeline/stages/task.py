@@ -29,12 +29,14 @@ def describe(
     from pipeline.loading.augment import check as check_augment
     from pipeline.modeling import backbone
     from pipeline.training.folder import RunFolder, fingerprint
+    from pipeline.training.plan import settled
     from pipeline.training.task import Task
 
     backbone.check(model.backbone, model.input_px, model.options, index.num_channels)
     check_augment(Augmentation(**augment.of_one_image()), index.num_channels, index.pixel_dtype)
     root = run_root(cluster)
     start = weights.find(model, index.num_channels, tracking, root)
+    loading = settled(loading, index)
     deciding = params.for_fingerprint(loading, augment, model, transfer, optimizer, schedule, training)
     name = fingerprint(deciding, index.digest, start.digest if start else "none")
     run = RunFolder(root / "runs" / name)

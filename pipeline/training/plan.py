@@ -3,10 +3,18 @@
 from collections.abc import Sequence
 
 from pipeline import params
-from pipeline.artifacts import Artifact
+from pipeline.artifacts import Artifact, Index
 from pipeline.loading.balance import balanced_order
-from pipeline.loading.order import Steps, num_steps_per_epoch, order
+from pipeline.loading.order import REMOTE_WINDOW_SAMPLES, Steps, num_steps_per_epoch, order
 from pipeline.loading.read import SplitReader
+
+
+def settled(loading: params.Loading, index: Index) -> params.Loading:
+    """With the window that null stands for with this index. To be done before a run is named: it decides the order."""
+    is_given = loading.shuffle_window_samples is not None or loading.sampling == "balanced"
+    if index.location is None or is_given:
+        return loading
+    return loading.model_copy(update={"shuffle_window_samples": REMOTE_WINDOW_SAMPLES})
 
 
 class Plan(Artifact):

@@ -12,5 +12,8 @@ def test_starting_and_resuming_cost_shards_not_samples(repository):
     assert measured["samples"] > 0.99e9
     assert measured["start_seconds"] < 1.0
     assert measured["peak_mb"] < 200  # eight bytes a sample would be 8,000
+    # A source sorted by class, laid into tars by sharding: windows that fit a cache mix as well as a full shuffle.
+    assert measured["label_entropy_over_full_shuffle"]["sharded"] > 0.98
+    assert measured["label_entropy_over_full_shuffle"]["tars_of_one_class"] < 0.9
     # A quarter more leaves room for a busy machine; a resume that walks there would cost 10^5 times as much.
-    assert max(measured["resume_over_start"].values()) < 1.25
+    assert max(measured["resume_over_step_0"].values()) < 1.25
