@@ -138,7 +138,7 @@ def _text(value: object, where: str) -> str:
 
 def _check_one(value: object, where: str) -> None:
     if isinstance(value, list | dict):
-        raise SourceError(f"{where} holds {value!r}; it must be one text or number.")
+        raise SourceError(f"{where} holds {value!r}; it must be one text or number: choose one.")
 
 
 def text_of(value: object) -> str | None:

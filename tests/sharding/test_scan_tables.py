@@ -101,7 +101,9 @@ def test_fractions_and_true_and_false_stay_what_they_are(folder):
 
 
 def test_an_identity_of_several_values_is_refused(folder):
-    with pytest.raises(SourceError, match=r"row 1, column patient holds \{'\$oid': '1f'\}; it must be one text or"):
+    with pytest.raises(
+        SourceError, match=r"row 1, column patient holds \{'\$oid': '1f'\}; it must be one text or number: choose one"
+    ):
         scan(write(folder, "jsonl", [ROWS[0] | {"patient": {"$oid": "1f"}}, ROWS[1]]))
 
 
