@@ -184,6 +184,10 @@ def _check_layout(bands: Bands, num_bytes: int) -> None:
         )
     if any(offset + length > num_bytes for offset, length in zip(bands.offsets, bands.lengths, strict=True)):
         raise ImageError("truncated", f"The TIFF is truncated: a part of it lies behind its {num_bytes} bytes.")
+    if bands.compression == _PLAIN and sum(bands.lengths) < bands.num_bytes:
+        raise ImageError(
+            "truncated", f"The TIFF is truncated: {sum(bands.lengths)} of {bands.num_bytes} bytes of pixels."
+        )
 
 
 def _decode_grey(

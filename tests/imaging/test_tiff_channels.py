@@ -112,6 +112,7 @@ def test_channels_are_turned_as_pictures_are(orientation):
         ({"changes": {256: ("H", (0,))}}, "damaged", "0 x 4 pixels in parts of"),
         ({"changes": {278: ("H", (1,))}}, "damaged", "it lists 1 of 4 parts"),
         ({"changes": {273: ("I", (1000,))}}, "truncated", "a part of it lies behind its"),
+        ({"changes": {279: ("I", (79,))}}, "truncated", "79 of 80 bytes of pixels"),
         ({"changes": {273: ("I", (8, 9))}}, "damaged", "it lists 2 of 1 parts"),
         ({"compression": DEFLATE, "changes": {259: ("H", (LZW,))}}, "damaged", "The image is damaged"),
     ],
