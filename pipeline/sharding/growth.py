@@ -5,7 +5,7 @@ of its shard are tombstones. So a changed image is a removal and an addition, an
 """
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,9 +33,10 @@ def keep(
     """
     # Live samples first: of a tombstone and a live sample of one image, the live one says where it is.
     order = np.argsort(~is_live(stored), kind="stable")
-    known = _pair(stored.identities["image"][order], identities["image"])
+    known = _pair(_columns(stored.identities[order], "image"), _columns(identities, "image"))
     parts = assign(np.where(known == UNKNOWN, UNKNOWN, stored.parts[order[known]]).astype(np.int8))
-    return parts, _pair(_keys(stored.identities, stored.parts), _keys(identities, parts))
+    of_stored, of_records = (_columns(each, "image", "facts") for each in (stored.identities, identities))
+    return parts, _pair([*of_stored, stored.parts], [*of_records, parts])
 
 
 def is_worth_growing(stored: Stored, places: np.ndarray) -> bool:
@@ -94,24 +95,31 @@ def is_live(stored: Stored) -> np.ndarray:
     return is_live
 
 
-def _keys(identities: np.ndarray, parts: np.ndarray) -> np.ndarray:
-    return np.column_stack([identities["image"], identities["facts"], parts.astype(np.int64).view(np.uint64)])
+def _columns(identities: np.ndarray, *names: str) -> list[np.ndarray]:
+    return [identities[name][:, word] for name in names for word in (0, 1)]
 
 
-def _pair(stored: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """int64 [num_wanted]: for each key the place of an equal one in `stored`, each place at most once, or UNKNOWN."""
-    both = np.concatenate([stored, wanted])
-    order = np.lexsort(both.T)  # stable: of equal keys the stored ones come first
-    is_new = np.ones(len(order), bool)
-    is_new[1:] = (both[order[1:]] != both[order[:-1]]).any(axis=1)
-    first_of_run = np.flatnonzero(is_new)[np.cumsum(is_new) - 1]
-    is_stored = order < len(stored)
-    num_stored_before = np.concatenate([[0], np.cumsum(is_stored)])
+def _pair(stored: Sequence[np.ndarray], wanted: Sequence[np.ndarray]) -> np.ndarray:
+    """int64 [num_wanted]: for each key the place of an equal one in `stored`, each place at most once, or UNKNOWN.
+
+    A key is a value of each column; columns one by one take less memory than rows.
+    """
+    num_stored, num_wanted = len(stored[0]), len(wanted[0])
+    both = [np.concatenate(columns) for columns in zip(stored, wanted, strict=True)]
+    order = np.lexsort(both)  # stable: of equal keys the stored ones come first
+    is_first = np.zeros(len(order), bool)
+    is_first[:1] = True
+    for column in both:
+        in_order = column[order]
+        is_first[1:] |= in_order[1:] != in_order[:-1]
+    del both
+    firsts = np.flatnonzero(is_first)
+    is_stored = order < num_stored
+    num_stored_in_run = np.add.reduceat(is_stored, firsts, dtype=np.int64) if len(firsts) else firsts
+    run = np.cumsum(is_first) - 1
     # In a run of s stored and then some wanted keys, the n-th wanted one takes the n-th stored.
-    ends = np.append(np.flatnonzero(is_new)[1:], len(order))[np.cumsum(is_new) - 1]
-    num_stored_in_run = num_stored_before[ends] - num_stored_before[first_of_run]
-    turn = np.arange(len(order)) - first_of_run - num_stored_in_run
-    is_paired = ~is_stored & (turn < num_stored_in_run)
-    pairs = np.full(len(wanted), UNKNOWN, np.int64)
-    pairs[order[is_paired] - len(stored)] = order[(first_of_run + turn)[is_paired]]
+    turn = np.arange(len(order)) - firsts[run] - num_stored_in_run[run]
+    is_paired = ~is_stored & (turn < num_stored_in_run[run])
+    pairs = np.full(num_wanted, UNKNOWN, np.int64)
+    pairs[order[is_paired] - num_stored] = order[(firsts[run] + turn)[is_paired]]
     return pairs

@@ -292,7 +292,7 @@ def test_whatever_comes_and_goes_each_image_is_used_exactly_once(tmp_path_factor
 
 @given(st.lists(st.integers(0, 5), max_size=20), st.lists(st.integers(0, 5), max_size=20))
 def test_pairs_are_made_once_and_only_of_equals(stored, wanted):
-    keys = [np.array([[each, 7] for each in rows], np.uint64).reshape(-1, 2) for rows in (stored, wanted)]
+    keys = [[np.array(rows, np.uint64) // 2, np.array(rows, np.int8) % 2] for rows in (stored, wanted)]
     pairs = growth._pair(*keys)
     taken = [place for place in pairs.tolist() if place != growth.UNKNOWN]
     assert len(set(taken)) == len(taken)
