@@ -1,15 +1,18 @@
 """Small folders of real JPEG files, and a way to shard them in one line."""
 
 import contextlib
+import hashlib
+import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import cv2
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import simplejpeg
 
-from pipeline.artifacts import Scan
+from pipeline.artifacts import Index, Scan, read_sample_table
 from pipeline.sharding.audit import EXPLANATIONS, AuditRule
 from pipeline.sharding.build import Built, ShardForm, SplitRule, build_shard_set
 from pipeline.sharding.manifest import Manifest
@@ -81,3 +84,26 @@ def build(
 
 def files_of(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def used_samples(folder: Path) -> dict[str, tuple[str, str, int]]:
+    """By path: split, sha256 and key of the samples that a reader of the index is given; each exactly once."""
+    index, found = Index.read(folder / "index.json", "shard"), {}
+    for split, shards in index.splits.items():
+        for shard in shards:
+            content = (folder / f"{shard.name}.tar").read_bytes()
+            for row in read_sample_table(folder / "index.json", shard):
+                facts = json.loads(content[row["json_offset"] :][: row["json_bytes"]])
+                image = content[row["image_offset"] :][: row["image_bytes"]]
+                assert hashlib.sha256(image).hexdigest() == facts["sha256"], "FORM keeps every image's own bytes"
+                assert facts["path"] not in found
+                assert index.classes[row["label"]] == facts["path"].split("/")[-2]
+                found[facts["path"]] = (split, facts["sha256"], int(row["key"]))
+    assert len({key for _, _, key in found.values()}) == len(found) == index.num_records - index.num_rejects
+    return found
+
+
+def smooth(content: int, quality: int) -> bytes:
+    """A picture whose copies at other qualities look alike."""
+    small = np.random.default_rng(content).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    return simplejpeg.encode_jpeg(cv2.resize(small, (48, 48), interpolation=cv2.INTER_CUBIC), quality=quality)

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow.compute as pc
 
+from pipeline.artifacts import SPLITS
 from pipeline.sharding.former import Stored
 from pipeline.sharding.groups import alone
 from pipeline.sharding.growth import is_worth_growing, keep
@@ -53,6 +54,8 @@ def _assign(records: Records, rule: SplitRule, anchors: np.ndarray | None) -> np
     if anchors is not None:
         own = zip(manifest.values("split"), manifest.values("group"), strict=True)
         is_free = np.fromiter((group is None and split in (None, "train") for split, group in own), bool)
+        # Where the source fixes a split, what lies there was named to lie there, and may now be named otherwise.
+        is_free &= ~np.isin(anchors, [SPLITS.index(split) for split in records.fixed - {"train"}])
         spread = spread_anchors(np.where(is_free, anchors, NO_SPLIT), together, looks.digests)
     parts = assign_parts(
         manifest.values("split"),

@@ -71,7 +71,6 @@ def _carry(source: Path, shard: Shard, dali: str | None, folder: Path) -> None:
     for ending in ENDINGS:
         target = folder / f"{shard.name}.{ending}"
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.unlink(missing_ok=True)  # of a killed run; renaming a link onto itself would do nothing
         if ending == "idx" and dali is not None:
             unfinished(target).write_text(dali, encoding="ascii")
         else:
@@ -80,6 +79,7 @@ def _carry(source: Path, shard: Shard, dali: str | None, folder: Path) -> None:
 
 
 def _link(source: Path, target: Path) -> None:
+    target.unlink(missing_ok=True)  # a copy would write into what it is linked to
     try:
         target.hardlink_to(source)
     except OSError:  # a link into another disk's cache, or a file system without hard links

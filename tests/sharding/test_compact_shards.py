@@ -27,13 +27,13 @@ def compact(grown: Path, folder: Path, num_workers: int = 1) -> Index:
 
 @pytest.fixture(scope="module")
 def grown(tmp_path_factory) -> Path:
-    """A set of generation 2: two images went, nine came, of which one is there already under another name."""
+    """A set of generation 2: two images went, nine came, of which one is there already under a later name."""
     root = tmp_path_factory.mktemp("grown")
     source = two_classes(root / "source")
     build(source, root / "old")
     for name in ("cat/003.jpg", "dog/011.jpg"):
         (source / name).unlink()
-    fill(source, {f"cat/new{n}.jpg": jpeg(1000 + n) for n in range(4)} | {"cat/again.jpg": jpeg(20)})
+    fill(source, {f"cat/new{n}.jpg": jpeg(1000 + n) for n in range(4)} | {"cat/+again.jpg": jpeg(20)})
     build(source, root / "between", former=root / "old")
     fill(source, {f"dog/new{n}.jpg": jpeg(2000 + n) for n in range(4)})
     build(source, root / "shards", former=root / "between")

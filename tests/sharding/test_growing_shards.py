@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from image_folders import FORM, SPLIT_RULE, build, files_of, fill, jpeg, two_classes
+from image_folders import FORM, SPLIT_RULE, build, files_of, fill, jpeg, two_classes, used_samples
 
 from pipeline.artifacts import SPLITS, Index, read_sample_table
 from pipeline.sharding import growth
@@ -34,23 +34,6 @@ def old(source, tmp_path_factory) -> Path:
 def changed(source, tmp_path) -> Path:
     """A copy of the source to be changed."""
     return shutil.copytree(source, tmp_path / "source")
-
-
-def used_samples(folder: Path) -> dict[str, tuple[str, str, int]]:
-    """By path: split, sha256 and key of the samples that a reader of the index is given; each exactly once."""
-    index, found = Index.read(folder / "index.json", "shard"), {}
-    for split, shards in index.splits.items():
-        for shard in shards:
-            content = (folder / f"{shard.name}.tar").read_bytes()
-            for row in read_sample_table(folder / "index.json", shard):
-                facts = json.loads(content[row["json_offset"] :][: row["json_bytes"]])
-                image = content[row["image_offset"] :][: row["image_bytes"]]
-                assert hashlib.sha256(image).hexdigest() == facts["sha256"], "FORM keeps every image's own bytes"
-                assert facts["path"] not in found
-                assert index.classes[row["label"]] == facts["path"].split("/")[-2]
-                found[facts["path"]] = (split, facts["sha256"], int(row["key"]))
-    assert len({key for _, _, key in found.values()}) == len(found) == index.num_records - index.num_rejects
-    return found
 
 
 def tars_of(folder: Path) -> dict[str, bytes]:
@@ -211,47 +194,13 @@ def test_an_index_that_cannot_be_read_does_not_grow(source, old, tmp_path):
     assert files_of(tmp_path / "shards") == files_of(old)
 
 
-def smooth(content: int, quality: int) -> bytes:
-    """A picture whose copies at other qualities look alike."""
-    import cv2
-    import simplejpeg
-
-    small = np.random.default_rng(content).integers(0, 256, (6, 6, 3), dtype=np.uint8)
-    return simplejpeg.encode_jpeg(cv2.resize(small, (48, 48), interpolation=cv2.INTER_CUBIC), quality=quality)
-
-
-def test_no_old_sample_moves_when_its_look_alikes_come(tmp_path):
-    rule = SplitRule(0.3, 0.3, 0)
-    contents = {f"{'ab'[n % 2]}/{n}.jpg": smooth(n, 95) for n in range(40)}
-    source = fill(tmp_path / "source", contents)
-    build(source, tmp_path / "old", rule=rule)
-    fill(
-        source, {f"{'ab'[n % 2]}/{n}-copy{quality}.jpg": smooth(n, quality) for n in range(40) for quality in (80, 90)}
-    )
-    build(source, tmp_path / "fresh", rule=rule)
-    built = build(source, tmp_path / "grown", rule=rule, former=tmp_path / "old")
-    then, fresh, grown = (used_samples(tmp_path / name) for name in ("old", "fresh", "grown"))
-    assert any(fresh[path][0] != then[path][0] for path in then), "else this shows nothing"
-    assert {path: grown[path] for path in then} == then
-    for n in range(40):
-        assert (
-            len(
-                {
-                    split
-                    for path, (split, _, _) in grown.items()
-                    if path.split("/")[1].split(".")[0].split("-")[0] == str(n)
-                }
-            )
-            == 1
-        )
-    assert built.audit.findings["near_leakage"].num_groups == 0
-
-
 def test_another_fold_is_another_index_over_the_same_tars(source, tmp_path):
     rule, validated, former = SplitRule(0.0, 0.2, 0, folds=3, fold=0), [], None
     for fold in range(3):
         folder = tmp_path / str(fold)
-        index = build(source, folder, rule=rule._replace(fold=fold), former=former).index
+        built = build(source, folder, rule=rule._replace(fold=fold), former=former)
+        index = built.index
+        assert (built.why_anew, built.num_new) == (None, 0 if fold else 60)
         verify_shard_set(folder / "index.json", lambda count: None)
         build(source, tmp_path / "fresh", rule=rule._replace(fold=fold))
         assert index.model_copy(update={"generation": 0}) == Index.read(tmp_path / "fresh/index.json", "shard")

@@ -93,8 +93,9 @@ def test_it_grows_there_and_nothing_old_is_sent_again(bucket, tmp_path):
     assert beside_it(built.index) == beside, "as it would have grown beside its index"
 
 
+@pytest.mark.parametrize("is_gone", [True, False], ids=["gone", "cut"])
 @pytest.mark.parametrize("what", ["tar", "identities.npy", "npy"])
-def test_where_objects_are_gone_the_set_is_written_anew(bucket, tmp_path, what):
+def test_where_objects_are_gone_or_cut_the_set_is_written_anew(bucket, tmp_path, what, is_gone):
     import boto3
 
     source = two_classes(tmp_path / "source")
@@ -102,11 +103,16 @@ def test_where_objects_are_gone_the_set_is_written_anew(bucket, tmp_path, what):
     shard = index.splits["train"][1]
     name = f"{shard.table_sha256 if what == 'npy' else shard.sha256}.{what}"
     place, _, folder = bucket.removeprefix("s3://").partition("/")
-    boto3.client("s3").delete_object(Bucket=place, Key=f"{folder}/{name}")
+    store, where = boto3.client("s3"), {"Bucket": place, "Key": f"{folder}/{name}"}
+    data = store.get_object(**where)["Body"].read()
+    if is_gone:
+        store.delete_object(**where)
+    else:
+        store.put_object(**where, Body=data[:-1])
     built = build(source, tmp_path / "shards", form=there(bucket), former=tmp_path / "old")
-    assert built.why_anew.startswith(f"it is damaged ({bucket}/{shard.sha256 if what != 'npy' else name}")
+    assert built.why_anew.startswith(f"it is damaged ({bucket}/{name.split('.')[0]}")
     assert verified(tmp_path / "shards") == index
-    assert name in objects(bucket)
+    assert objects(bucket)[name] == len(data)
 
 
 def test_a_set_that_is_to_lie_elsewhere_is_written_anew(bucket, tmp_path):
