@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pipeline.errors import SourceError
 from pipeline.sharding.split import NO_SPLIT, part_name
 
 KEY_DIGITS = 9
@@ -37,7 +38,7 @@ def plan_shards(
     """Every record that has a part, exactly once; keys are unique over all parts.
 
     Inside a part the order is a keyed shuffle of `contents`, uint64 [num_records], the first bytes of the images'
-    digests, so that whoever reads a tar from its start meets all classes.
+    digests, so that whoever reads a tar from its start meets all classes. Raises SourceError when keys do not suffice.
     """
     order_keys = _shuffle_keys(contents, seed)
     shards, first_key = [], taken.first_key
@@ -49,7 +50,11 @@ def plan_shards(
             rows_of_shard = rows[start : start + samples_per_shard]
             shards.append(PlannedShard(f"{part}/{part}-{number:06d}", first_key, rows_of_shard))
             first_key += len(rows_of_shard)
-    assert first_key <= 10**KEY_DIGITS, "keys have nine digits"
+    if first_key > 10**KEY_DIGITS:
+        raise SourceError(
+            f"The set would need {first_key:,} keys, and a key has {KEY_DIGITS} digits; `convoy compact` gives those "
+            "of removed images back, more images need a set of their own."
+        )
     return shards
 
 

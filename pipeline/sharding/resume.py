@@ -22,7 +22,7 @@ def open_work(base: Path, *decides: object) -> Path:
     work = base / hashlib.sha256(text.encode()).hexdigest()[:16]
     work.mkdir(parents=True, exist_ok=True)
     for other in base.iterdir():
-        if other != work:
+        if other.is_dir() and other != work:
             shutil.rmtree(other)
     for leftover in work.rglob(f"*{_UNFINISHED}*"):
         leftover.unlink()

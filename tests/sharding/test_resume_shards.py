@@ -124,6 +124,8 @@ def test_work_for_something_else_is_removed(tmp_path):
     assert [path.name for path in first.rglob("*")] == ["deep", "whole"]
     second = open_work(tmp_path, "manifest", 2)
     assert list(tmp_path.iterdir()) == [second]
+    (tmp_path / ".DS_Store").write_text("of somebody who looked")
+    assert open_work(tmp_path, "manifest", 2) == second
 
 
 def test_a_seal_is_whole_or_not_there(tmp_path):

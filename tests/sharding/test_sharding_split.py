@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import SourceError
-from pipeline.sharding.plan import plan_shards
+from pipeline.sharding.plan import Taken, plan_shards
 from pipeline.sharding.split import (
     FIRST_FOLD,
     NO_SPLIT,
@@ -182,6 +182,21 @@ def test_every_record_is_planned_exactly_once(codes, samples_per_shard, seed):
         assert 1 <= len(shard.rows) <= samples_per_shard
         (split,) = {("train", "validation", "test")[splits[row]] for row in shard.rows}
         assert shard.name.startswith(f"{split}/{split}-")
+
+
+def test_keys_and_numbers_that_are_taken_are_not_used_again():
+    taken = Taken(100, {"train": 3})
+    plan = plan_shards(np.array([TRAIN, TEST, TRAIN, NO_SPLIT], np.int8), contents_of(range(4)), 1, 0, taken)
+    assert [shard.name for shard in plan] == ["train/train-000003", "train/train-000004", "test/test-000000"]
+    assert [shard.first_key for shard in plan] == [100, 101, 102]
+
+
+def test_keys_that_do_not_suffice_are_said():
+    plan_shards(np.zeros(2, np.int8), contents_of(range(2)), 9, 0, Taken(10**9 - 2))
+    with pytest.raises(
+        SourceError, match=r"need 1,000,000,001 keys, and a key has 9 digits; `convoy compact` gives those"
+    ):
+        plan_shards(np.zeros(3, np.int8), contents_of(range(3)), 9, 0, Taken(10**9 - 2))
 
 
 def test_a_shard_read_from_its_start_meets_all_classes():
