@@ -1,12 +1,14 @@
 """Steady images a second of a run's training loop beside a hand-written PyTorch loop; one JSON line.
 
-ResNet-18 at 64 px, float32, channels_last, AdamW, batch 64, no augmentation. The hand-written loop has its pixels
-decoded in memory; ours reads and decodes JPEGs from tars, keeps a ledger and a log. Both use every core; they take
-turns. Then one worker of one thread beside two of them that share each batch of 128.
+ResNet-18 at 64 px, float32, channels_last, AdamW, no augmentation. The hand-written loop has its pixels decoded in
+memory; ours reads and decodes JPEGs from tars, keeps a ledger and a log. First with every core and batches of 64, in
+turns; then one worker of one thread beside two of them that share each batch of 128, without loader threads, ours and
+by hand (DDP over gloo).
 """
 
 import argparse
 import json
+import multiprocessing
 import os
 import statistics
 import subprocess
@@ -19,7 +21,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-BATCH, SIDE_PX, STEPS = 64, 64, 40
+BATCH, SIDE_PX = 64, 64
 BATCH_OF_WORLDS = 128
 WARM_STEPS = 4
 
@@ -38,11 +40,11 @@ class Rates:
         return self
 
 
-def make_shards(folder: Path) -> Path:
-    """STEPS batches of the demo's images; the path of their index."""
+def make_shards(folder: Path, num_steps: int) -> Path:
+    """`num_steps` batches of the demo's images; the path of their index."""
     content = yaml.safe_load((ROOT / "params.yaml").read_text())
     content["data"] |= {"source": "demo"}
-    content["demo"] |= {"images_per_class": BATCH * STEPS // 2 + 40}
+    content["demo"] |= {"images_per_class": BATCH * num_steps // 2 + 40}
     content["split"] |= {"validation_fraction": 0.0, "test_fraction": 0.01}
     (folder / "params.yaml").write_text(yaml.safe_dump(content))
     for stage in ("scan", "shard"):
@@ -52,16 +54,16 @@ def make_shards(folder: Path) -> Path:
     return folder / "data" / "shards" / "index.json"
 
 
-def make_task(index_path: Path, folder: Path, batch: int = BATCH):
+def make_task(index_path: Path, folder: Path, backbone: str, batch: int = BATCH, num_loader_threads: int = 1):
     from pipeline import params
     from pipeline.training.folder import RunFolder
     from pipeline.training.task import Task
 
     sections = params.read(ROOT / "params.yaml")
     changes = {
-        "loading": {"global_batch_size": batch, "workers_per_rank": 1},
+        "loading": {"global_batch_size": batch, "workers_per_rank": num_loader_threads},
         "augment": {"crop_scale": (1.0, 1.0), "horizontal_flip": False, "color_jitter": 0.0, "policy": "none"},
-        "model": {"backbone": "resnet18", "weights": "none", "input_px": SIDE_PX},
+        "model": {"backbone": backbone, "weights": "none", "input_px": SIDE_PX},
         "optimizer": {"name": "adamw"},
         "schedule": {},
         "training": {"epochs": 1, "precision": "fp32", "ema_decay": 0.0, "clip_norm": None},
@@ -70,41 +72,46 @@ def make_task(index_path: Path, folder: Path, batch: int = BATCH):
     return Task(run=RunFolder(folder), index_path=index_path, fingerprint="benchmark", **changed)
 
 
-def ours(index_path: Path, folder: Path) -> float:
+def ours(index_path: Path, folder: Path, backbone: str) -> float:
     from pipeline.training.fit import train_rank
     from pipeline.training.task import Place
 
     rates = Rates()
-    train_rank(make_task(index_path, folder), Place(0, 1, "cpu"), rates.open)
+    train_rank(make_task(index_path, folder, backbone), Place(0, 1, "cpu"), rates.open)
     return statistics.median(rates.images_per_second)
 
 
-def by_hand() -> float:
+def by_hand(backbone: str, num_steps: int, batch: int = BATCH, world_size: int = 1) -> float:
+    """Images a second of the whole world, of which this process trains its part of each batch."""
     import timm
     import torch
     import torch.nn.functional as F
 
+    mine = batch // world_size
     generator = torch.Generator().manual_seed(0)
-    images_NCHW = torch.randint(0, 256, (BATCH * STEPS, 3, SIDE_PX, SIDE_PX), dtype=torch.uint8, generator=generator)
-    labels_N = torch.randint(0, 2, (BATCH * STEPS,), generator=generator)
-    model = timm.create_model("resnet18", num_classes=2).to(memory_format=torch.channels_last).train()
+    images_NCHW = torch.randint(0, 256, (mine * 8, 3, SIDE_PX, SIDE_PX), dtype=torch.uint8, generator=generator)
+    labels_N = torch.randint(0, 2, (mine * 8,), generator=generator)
+    model = timm.create_model(backbone, num_classes=2).to(memory_format=torch.channels_last).train()
+    network = torch.nn.parallel.DistributedDataParallel(model) if world_size > 1 else model
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
     rates = []
-    for step in range(STEPS):
+    for step in range(num_steps):
         started = time.perf_counter()
-        picked = slice(step * BATCH, (step + 1) * BATCH)
+        picked = slice(step % 8 * mine, (step % 8 + 1) * mine)
         images_BCHW = images_NCHW[picked].float().contiguous(memory_format=torch.channels_last).div_(255.0).sub_(0.5)
-        loss = F.cross_entropy(model(images_BCHW), labels_N[picked], label_smoothing=0.1)
+        loss = F.cross_entropy(network(images_BCHW), labels_N[picked], label_smoothing=0.1)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         if step >= WARM_STEPS:
-            rates.append(BATCH / (time.perf_counter() - started))
+            rates.append(batch / (time.perf_counter() - started))
     return statistics.median(rates)
 
 
-def one_of(rank: int, world_size: int, index_path: Path, folder: Path, rate_path: Path) -> None:
-    """A rank of one thread in a process of its own; rank 0 writes the rate of the world."""
+def one_of(
+    rank: int, world_size: int, index_path: Path, folder: Path, rate_path: Path, backbone: str, num_steps: int
+) -> None:
+    """A rank of one thread in a process of its own; rank 0 writes the rates of the world, ours and by hand."""
     import torch
 
     from pipeline.training.fit import train_rank
@@ -115,45 +122,57 @@ def one_of(rank: int, world_size: int, index_path: Path, folder: Path, rate_path
         rendezvous = f"file://{rate_path}.{world_size}.rendezvous"
         torch.distributed.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=world_size)
     rates = Rates()
-    train_rank(make_task(index_path, folder, BATCH_OF_WORLDS), Place(rank, world_size, "cpu"), rates.open)
+    task = make_task(index_path, folder, backbone, BATCH_OF_WORLDS, num_loader_threads=0)
+    train_rank(task, Place(rank, world_size, "cpu"), rates.open)
+    hand = by_hand(backbone, num_steps * BATCH // BATCH_OF_WORLDS, BATCH_OF_WORLDS, world_size)
     if rank == 0:
-        rate_path.write_text(str(statistics.median(rates.images_per_second)))
+        rate_path.write_text(json.dumps([statistics.median(rates.images_per_second), hand]))
 
 
-def main(repeats: int) -> dict:
+def world(world_size: int, index_path: Path, folder: Path, backbone: str, num_steps: int) -> tuple[float, float]:
     import torch
 
+    rate_path = folder / "rates"
+    arguments = (world_size, index_path, folder / "run", rate_path, backbone, num_steps)
+    folder.mkdir()
+    torch.multiprocessing.start_processes(one_of, arguments, nprocs=world_size, start_method="forkserver")
+    return tuple(json.loads(rate_path.read_text()))
+
+
+def main(repeats: int, num_steps: int, backbone: str) -> dict:
+    import torch
+
+    multiprocessing.set_forkserver_preload(["lightning", "timm", "pipeline.training.fit"])
     num_cores = len(os.sched_getaffinity(0))
     torch.set_num_threads(num_cores)
+    rates: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        index_path = make_shards(folder)
-        ours_rates, hand_rates = [], []
+        index_path = make_shards(folder, num_steps)
         for repeat in range(repeats):
-            hand_rates.append(by_hand())
-            ours_rates.append(ours(index_path, folder / f"run-{repeat}"))
-        worlds = {size: world(size, index_path, folder) for size in (1, 2)}
+            rates.setdefault("by_hand", []).append(by_hand(backbone, num_steps))
+            rates.setdefault("ours", []).append(ours(index_path, folder / f"run-{repeat}", backbone))
+            for size, name in ((1, "one_worker"), (2, "two_workers")):
+                where = folder / f"world-{size}-{repeat}"
+                for who, rate in zip(
+                    ("ours", "by_hand"), world(size, index_path, where, backbone, num_steps), strict=True
+                ):
+                    rates.setdefault(f"{name}_{who}", []).append(rate)
+    medians = {name: statistics.median(values) for name, values in rates.items()}
     return {
         "cores": num_cores,
-        "ours_images_per_second": round(statistics.median(ours_rates), 1),
-        "by_hand_images_per_second": round(statistics.median(hand_rates), 1),
-        "ours_over_by_hand": round(statistics.median(ours_rates) / statistics.median(hand_rates), 3),
-        "one_worker_images_per_second": round(worlds[1], 1),
-        "two_workers_images_per_second": round(worlds[2], 1),
-        "two_over_one": round(worlds[2] / worlds[1], 2),
+        "backbone": backbone,
+        **{f"{name}_images_per_second": round(value, 1) for name, value in medians.items()},
+        "ours_over_by_hand": round(medians["ours"] / medians["by_hand"], 3),
+        "two_over_one_ours": round(medians["two_workers_ours"] / medians["one_worker_ours"], 2),
+        "two_over_one_by_hand": round(medians["two_workers_by_hand"] / medians["one_worker_by_hand"], 2),
     }
-
-
-def world(world_size: int, index_path: Path, folder: Path) -> float:
-    import torch
-
-    rate_path = folder / f"rate-{world_size}"
-    run = folder / f"world-{world_size}"
-    torch.multiprocessing.spawn(one_of, (world_size, index_path, run, rate_path), nprocs=world_size)
-    return float(rate_path.read_text())
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=3)
-    print(json.dumps(main(parser.parse_args().repeats)))
+    parser.add_argument("--steps", type=int, default=40, help="steps of 64 images a repeat")
+    parser.add_argument("--backbone", default="resnet18")
+    arguments = parser.parse_args()
+    print(json.dumps(main(arguments.repeats, arguments.steps, arguments.backbone)))
