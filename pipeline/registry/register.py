@@ -50,6 +50,10 @@ def register(
     if version is None:
         model_uri = _log_once(client, experiment_id, folder, model_name, metrics.weights_sha256, run_id)
         version = _create_version(client, model_name, model_uri, run_id, tags)
+        first = _find_version(client, model_name, metrics.weights_sha256)
+        if first is not None and first.version != version.version:  # another machine was quicker
+            client.delete_model_version(model_name, str(version.version))
+            version = first
     if run_id is not None:
         model_id = version.source.removeprefix("models:/")
         lineage.complete_run(client, run_id, model_id, run.num_steps, metrics, run_files)

@@ -10,7 +10,7 @@ import fcntl
 import os
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -68,6 +68,19 @@ def lock(path: Path) -> Iterator[None]:
         yield
     finally:
         file.close()
+
+
+@contextmanager
+def turn(path: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """Holds the lock on `path`, after whoever has it: for what takes seconds and is many processes' to do."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"waiting for the process that holds {path}")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def explain(exc: OSError, folder: Path) -> StorageError | None:

@@ -1,12 +1,14 @@
 """The register stage: data/model becomes a version in MLflow's registry, the gate says whether it is the champion."""
 
+import hashlib
 import os
+import tempfile
 from pathlib import Path
 
 from pipeline import artifacts, params
 from pipeline.errors import ArtifactError
 from pipeline.stages import layout
-from pipeline.stages.publish import publishing
+from pipeline.stages.publish import publishing, turn
 
 
 def register(registry: params.Registry, tracking: params.Tracking) -> None:
@@ -29,7 +31,10 @@ def register(registry: params.Registry, tracking: params.Tracking) -> None:
     # Without any word of the user's, the store of the training run: it may lie in cluster.storage.
     wanted = tracking.uri or os.environ.get("MLFLOW_TRACKING_URI") or run.tracking_uri
     uri = address.resolve(wanted, Path.cwd())
-    with publishing(layout.REGISTRATION) as (target,):
+    console = Console(soft_wrap=True)
+    # Two registrations at once would both see no version of these weights, or the same champion.
+    turns = turn(_turns(uri), lambda text: console.print(text, highlight=False, markup=False))
+    with publishing(layout.REGISTRATION) as (target,), turns:
         client = store.connect(uri)
         with store.translating(uri):
             registration = register_version(
@@ -45,13 +50,23 @@ def register(registry: params.Registry, tracking: params.Tracking) -> None:
             )
         public = {"tracking_uri": address.strip_credentials(uri)}
         registration.model_copy(update=public).write(target)
-    console = Console(soft_wrap=True)
     console.print(
         f"{registration.model_name} version {registration.version} is {registration.alias} "
         f"(test top-1 {registration.top1:.4f}; champion: version {registration.champion_version or 'none'}).",
         highlight=False,
     )
     console.print(" ".join(registration.reasons), highlight=False, markup=False)
+
+
+def _turns(uri: str) -> Path:
+    """The file whose lock orders registrations: beside a sqlite store; for a server, this machine's own."""
+    from pipeline.tracking import address
+
+    file = address.sqlite_file(uri)
+    if file is not None:
+        return file.with_name(f"{file.name}.register.lock")
+    digest = hashlib.sha256(address.strip_credentials(uri).encode()).hexdigest()[:16]
+    return Path(tempfile.gettempdir()) / f"convoy-{os.getuid()}-register-{digest}.lock"
 
 
 def _check_one_piece(

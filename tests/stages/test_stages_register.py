@@ -3,11 +3,10 @@
 import json
 
 import pytest
-import timm
-import torch
+import registrable
 
 from pipeline import params
-from pipeline.artifacts import Index, Metrics, Registration, Run
+from pipeline.artifacts import Metrics, Registration, Run
 from pipeline.errors import ArtifactError, ParamsError, TrackingError
 from pipeline.registry import export
 from pipeline.stages import layout
@@ -15,7 +14,6 @@ from pipeline.stages.register import register
 
 REGISTRY = params.Registry(model_name="convoy-demo", min_top1=0.9)
 TRACKING = params.Tracking(uri=None, experiment="convoy")
-DIGEST = "d" * 64
 
 
 def rewrite(model, path, **fields):
@@ -27,58 +25,8 @@ def project(tmp_path, monkeypatch):
     """A folder with everything that register reads, and the working directory of the test."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    layout.REPORT.mkdir(parents=True)
-    layout.SHARDS.mkdir()
+    registrable.write(tmp_path, tracking_uri=f"sqlite:///{tmp_path}/history/mlflow.db")
     layout.PARAMS.write_text("registry: {}\n")
-    torch.manual_seed(0)
-    model = timm.create_model("test_resnet", num_classes=2)
-    sha256 = export.write(
-        layout.MODEL,
-        model,
-        backbone="test_resnet",
-        classes=["o", "x"],
-        input_px=32,
-        num_channels=3,
-        mean=[0.5] * 3,
-        std=[0.2] * 3,
-    )
-    Index(
-        classes=["o", "x"],
-        image_extension="jpg",
-        num_channels=3,
-        mean=[0.5] * 3,
-        std=[0.2] * 3,
-        metadata_columns=[],
-        splits={},
-        num_records=0,
-        num_rejects=0,
-        digest=DIGEST,
-    ).write(layout.INDEX)
-    Run(
-        fingerprint="f" * 16,
-        run_id=None,
-        tracking_uri=f"sqlite:///{tmp_path}/history/mlflow.db",
-        index_digest=DIGEST,
-        backbone="test_resnet",
-        num_parameters=1,
-        num_steps=40,
-        num_epochs=2,
-        world_size=1,
-        attempts=1,
-        train_seconds=1.0,
-        images_per_second=1.0,
-        validation={},
-    ).write(layout.RUN)
-    names = ("top1", "top1_low", "top1_high", "top5", "loss", "macro_precision", "macro_recall", "macro_f1", "ece")
-    Metrics(
-        split="test",
-        num_samples=100,
-        index_digest=DIGEST,
-        weights_sha256=sha256,
-        per_class={},
-        slices={},
-        **dict.fromkeys(names, 0.95),
-    ).write(layout.METRICS)
     return tmp_path
 
 

@@ -1,0 +1,67 @@
+"""Folders as the other stages leave them for register: a model of seeded weights, and figures that fit it."""
+
+from pathlib import Path
+
+import timm
+import torch
+
+from pipeline.artifacts import Index, Metrics, Run
+from pipeline.registry import export
+from pipeline.stages import layout
+
+DIGEST = "d" * 64
+
+
+def write(folder: Path, *, tracking_uri: str, seed: int = 0, top1: float = 0.95) -> None:
+    """Leaves in `folder` what register reads, but for params.yaml; `tracking_uri` is that of the training run."""
+    (folder / layout.REPORT).mkdir(parents=True)
+    (folder / layout.SHARDS).mkdir(exist_ok=True)
+    torch.manual_seed(seed)
+    model = timm.create_model("test_resnet", num_classes=2)
+    sha256 = export.write(
+        folder / layout.MODEL,
+        model,
+        backbone="test_resnet",
+        classes=["o", "x"],
+        input_px=32,
+        num_channels=3,
+        mean=[0.5] * 3,
+        std=[0.2] * 3,
+    )
+    Index(
+        classes=["o", "x"],
+        image_extension="jpg",
+        num_channels=3,
+        mean=[0.5] * 3,
+        std=[0.2] * 3,
+        metadata_columns=[],
+        splits={},
+        num_records=0,
+        num_rejects=0,
+        digest=DIGEST,
+    ).write(folder / layout.INDEX)
+    Run(
+        fingerprint="f" * 16,
+        run_id=None,
+        tracking_uri=tracking_uri,
+        index_digest=DIGEST,
+        backbone="test_resnet",
+        num_parameters=1,
+        num_steps=40,
+        num_epochs=2,
+        world_size=1,
+        attempts=1,
+        train_seconds=1.0,
+        images_per_second=1.0,
+        validation={},
+    ).write(folder / layout.RUN)
+    names = ("top1", "top1_low", "top1_high", "top5", "loss", "macro_precision", "macro_recall", "macro_f1", "ece")
+    Metrics(
+        split="test",
+        num_samples=100,
+        index_digest=DIGEST,
+        weights_sha256=sha256,
+        per_class={},
+        slices={},
+        **dict.fromkeys(names, top1),
+    ).write(folder / layout.METRICS)
