@@ -33,7 +33,7 @@ lint: setup  ## checks rules and format of the code
 
 .PHONY: faults
 faults: setup  ## kills, damages and fills up what can be, and checks what is left
-	$(python) -m pytest tests/faults --verbose --durations=0
+	$(python) -m pytest tests/faults -p fault_table --durations=0
 
 .PHONY: bench
 bench: setup  ## runs every benchmark; each prints one JSON line
