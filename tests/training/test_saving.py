@@ -1,0 +1,157 @@
+import errno
+import os
+import threading
+
+import pytest
+import torch
+
+from pipeline.errors import StorageError
+from pipeline.training import checkpoint, saving
+from pipeline.training.saving import Saver, committing
+from pipeline.training.stopping import StopRequestedError
+
+
+class Net:
+    """A state that changes in place, as weights do."""
+
+    def __init__(self):
+        self.weights = torch.zeros(1000)
+        self.position = 0
+
+    def step(self):
+        self.weights += 1
+        self.position += 1
+
+    def state(self):
+        return {"position": self.position, "nested": {"list": [self.weights, 3]}, "none": None}
+
+
+@pytest.fixture
+def said():
+    return []
+
+
+@pytest.fixture
+def saver(tmp_path, said):
+    return Saver(tmp_path, fingerprint="f", every_seconds=1e9, keep=3, say=said.append)
+
+
+@pytest.fixture
+def gate(monkeypatch):
+    """Holds every write up until it is set."""
+    gate, save = threading.Event(), checkpoint.save
+
+    def later(*arguments, **options):
+        assert gate.wait(60)
+        return save(*arguments, **options)
+
+    monkeypatch.setattr(checkpoint, "save", later)
+    yield gate
+    gate.set()
+
+
+def test_what_is_written_is_the_state_of_its_moment(saver, tmp_path, gate):
+    net = Net()
+    net.step()
+    saver.save(net.state, must=True)
+    net.step()
+    assert checkpoint.positions(tmp_path) == []  # training went on before it was written
+    gate.set()
+    saver.finish()
+    found = checkpoint.load(tmp_path, 1)
+    assert found["nested"]["list"][0].eq(1).all()
+    assert (found["nested"]["list"][1], found["none"], found["fingerprint"]) == (3, None, "f")
+
+
+def test_one_is_written_at_a_time_and_its_memory_is_used_again(saver, tmp_path):
+    net, places = Net(), []
+    for _ in range(3):
+        net.step()
+        saver.save(net.state, must=True)
+        places.append([each.data_ptr() for each in saver._staging._tensors.values()])
+    saver.finish()
+    assert places[0] == places[1] == places[2]
+    assert [checkpoint.load(tmp_path, k)["nested"]["list"][0][0].item() for k in (1, 2, 3)] == [1, 2, 3]
+
+
+def test_the_next_waits_for_the_one_before_and_says_so_when_it_is_long(saver, tmp_path, gate, said, monkeypatch):
+    monkeypatch.setattr(saving, "NOTICEABLE_SECONDS", 0.0)
+    net = Net()
+    saver.save(net.state, must=True)
+    net.step()
+    second = threading.Thread(target=saver.save, args=(net.state, True))
+    second.start()
+    assert second.is_alive()
+    gate.set()
+    second.join(60)
+    saver.finish()
+    assert checkpoint.positions(tmp_path) == [1, 0]
+    assert said[0].startswith("training stood still for 0 s until a checkpoint was written to ")
+
+
+def test_only_what_is_due_is_taken(tmp_path, saver):
+    saver.save(Net().state, must=False)
+    saver.finish()
+    assert checkpoint.positions(tmp_path) == []
+
+
+def full(descriptor):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_full_disk_is_told_at_the_next_look_and_once(saver, tmp_path, monkeypatch):
+    net = Net()
+    saver.save(net.state, must=True)
+    saver.finish()
+    monkeypatch.setattr(os, "fsync", full)
+    net.step()
+    saver.save(net.state, must=True)
+    saver.wait()
+    with pytest.raises(StorageError, match=r"The checkpoint of step 1 cannot be written to .* \(No space left"):
+        saver.check()
+    saver.check()
+    assert checkpoint.positions(tmp_path) == [0]
+
+
+@pytest.mark.parametrize("end", [None, StopRequestedError(), KeyError("a bug")])
+def test_what_was_taken_is_committed_when_the_run_ends(saver, tmp_path, gate, end):
+    def run():
+        with committing(saver):
+            saver.save(Net().state, must=True)
+            threading.Timer(0.05, gate.set).start()
+            if end is not None:
+                raise end
+
+    if end is None:
+        run()
+    else:
+        with pytest.raises(type(end)):
+            run()
+    assert checkpoint.positions(tmp_path) == [0]
+
+
+@pytest.mark.parametrize(
+    ("end", "told"), [(None, StorageError), (StopRequestedError(), StorageError), (KeyError(), KeyError)]
+)
+def test_a_last_one_that_fails_is_told_unless_something_else_went_wrong(saver, monkeypatch, end, told):
+    monkeypatch.setattr(os, "fsync", full)
+
+    def run():
+        with committing(saver):
+            saver.save(Net().state, must=True)
+            if end is not None:
+                raise end
+
+    with pytest.raises(told):
+        run()
+
+
+def test_an_end_at_once_waits_for_nothing(saver, tmp_path, gate):
+    def run():
+        with committing(saver):
+            saver.save(Net().state, must=True)
+            raise SystemExit
+
+    with pytest.raises(SystemExit):
+        run()
+    assert checkpoint.positions(tmp_path) == []
