@@ -46,6 +46,10 @@ class PeerLostError(ConvoyError):
     """Another rank went away in the middle of a step; a retry may well succeed."""
 
 
+class OutOfMemoryError(ConvoyError):
+    """A rank ran out of memory; a retry may succeed where something else had it."""
+
+
 class CheckpointError(ConvoyError):
     """No whole checkpoint, or one of another run."""
 

@@ -267,6 +267,8 @@ class Cluster(Section):
     """Restarts after a lost worker or node before the stage gives up."""
     hang_seconds: Annotated[float, Field(gt=0.0)]
     """A rank that says nothing for so long is taken for lost. More than the slowest checkpoint takes."""
+    wait_seconds: Annotated[float, Field(ge=0.0)]
+    """How long ranks wait for a running cluster to have room for them: for nodes that join, or replace lost ones."""
     storage: str | None
     """Folder that every node sees: runs and, in a Ray job, the stages' outputs go there; null for the repository."""
 

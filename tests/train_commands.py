@@ -4,8 +4,10 @@ A process is forked from one that has the imports already; everything after them
 """
 
 import errno
+import importlib
 import multiprocessing
 import os
+import resource
 import signal
 import sys
 import threading
@@ -17,6 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 import projects
+import psutil
 
 PATIENCE_SECONDS = 120.0
 
@@ -29,7 +32,7 @@ class Fault:
     """Happens once, in this rank, at the end of this step, before the step is on record."""
 
     what: Literal[
-        "kill", "freeze", "bug", "kill while saving", "full disk",
+        "kill", "freeze", "bug", "kill while saving", "full disk", "lose node", "announce loss", "out of memory",
         "kill driver", "terminate driver", "interrupt driver",
     ]  # fmt: skip
     step: int
@@ -37,12 +40,19 @@ class Fault:
 
 
 class Command:
-    """A started `convoy train`."""
+    """A started `convoy train`, or another command, which can be killed where it calls a function: `dies_in`."""
 
-    def __init__(self, folder: Path, *faults: Fault, clock_shift_seconds: float = 0.0):
+    def __init__(
+        self,
+        folder: Path,
+        *faults: Fault,
+        clock_shift_seconds: float = 0.0,
+        command: str = "train",
+        dies_in: str | None = None,
+    ):
         self._said = folder / f"said-{time.monotonic_ns()}.txt"
         self._process = _forkserver.Process(
-            target=_run, args=(folder, self._said, faults, clock_shift_seconds, environment())
+            target=_run, args=(folder, self._said, faults, clock_shift_seconds, environment(), command, dies_in)
         )
         self._process.start()
         self.pid = self._process.pid
@@ -87,7 +97,15 @@ def environment() -> dict[str, str]:
     return dict(os.environ) | {"PYTHONPATH": f"{projects.REPOSITORY}{os.pathsep}{Path(__file__).parent}"}
 
 
-def _run(folder: Path, said: Path, faults: tuple[Fault, ...], clock_shift_seconds: float, environment: dict) -> None:
+def _run(
+    folder: Path,
+    said: Path,
+    faults: tuple[Fault, ...],
+    clock_shift_seconds: float,
+    environment: dict,
+    command: str,
+    dies_in: str | None,
+) -> None:
     """The forked process's own: a session of its own, as a shell would give it, and the command line's main."""
     os.setsid()
     os.chdir(folder)
@@ -99,12 +117,15 @@ def _run(folder: Path, said: Path, faults: tuple[Fault, ...], clock_shift_second
     from pipeline import __main__
     from pipeline.stages import train as stage
 
-    if faults:
+    if faults or any(folder.glob("*.fault-*")):
         stage.train_one_rank = partial(train_with_faults, faults, os.getpid(), said, stage.train_one_rank)
     if clock_shift_seconds:
         now = time.time
         time.time = lambda: now() + clock_shift_seconds
-    sys.argv = ["convoy", "train"]
+    if dies_in:
+        module, _, function = dies_in.rpartition(".")
+        setattr(importlib.import_module(module), function, lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
+    sys.argv = ["convoy", command]
     __main__.main()
 
 
@@ -115,11 +136,12 @@ def train_with_faults(faults, driver: int, said: Path, train_one_rank, task, ran
     end_step = Classifier.on_train_batch_end
 
     def end_step_with_faults(self, *arguments) -> None:
+        _note_recovery(said.parent, rank)
         for number, fault in enumerate(faults):
             mark = said.with_suffix(f".fault-{number}")
             if (fault.step, fault.rank) == (self.position, rank) and (fault.what == "bug" or not mark.exists()):
-                mark.write_text(str(os.getpid()))
-                _happen(fault.what, driver, task.run.stop)
+                mark.write_text(f"{os.getpid()} {rank} {time.monotonic()}")
+                _happen(fault.what, driver, task.run, self.position)
         end_step(self, *arguments)
 
     Classifier.on_train_batch_end = end_step_with_faults
@@ -129,7 +151,16 @@ def train_with_faults(faults, driver: int, said: Path, train_one_rank, task, ran
         Classifier.on_train_batch_end = end_step
 
 
-def _happen(what: str, driver: int, stop: Path) -> None:
+def _note_recovery(folder: Path, rank: int) -> None:
+    """The seconds from each fault so far to the first step that its rank ended in another process, beside its mark."""
+    for mark in folder.glob("*.fault-[0-9]"):
+        recovered = mark.with_name(f"{mark.name}.recovered")
+        pid, of_rank, seconds = mark.read_text().split()
+        if not recovered.exists() and int(of_rank) == rank and int(pid) != os.getpid():
+            recovered.write_text(str(time.monotonic() - float(seconds)))
+
+
+def _happen(what: str, driver: int, run, position: int) -> None:
     if what == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     elif what == "freeze":
@@ -137,15 +168,59 @@ def _happen(what: str, driver: int, stop: Path) -> None:
     elif what == "bug":
         raise KeyError("a bug of the user's")
     elif what == "kill while saving":
+        _wait_for_checkpoint(run, position)
         os.fsync = lambda descriptor: os.kill(os.getpid(), signal.SIGKILL)
     elif what == "full disk":
+        _wait_for_checkpoint(run, position)
         os.fsync = _refuse
+    elif what == "out of memory":
+        _run_out_of_memory()
+    elif what == "lose node":
+        os.kill(os.getppid(), signal.SIGKILL)  # a worker's parent is its node's raylet
+        threading.Event().wait()  # a worker ends with its raylet
+    elif what == "announce loss":
+        _announce_loss()
+        wait_until(run.stop.exists, "the driver's answer to a node that says it will go")
     elif what == "kill driver":
         os.kill(driver, signal.SIGKILL)
         threading.Event().wait()  # until whoever looks after ranks ends this one too
     else:
         os.kill(driver, signal.SIGTERM if what.startswith("terminate") else signal.SIGINT)
-        wait_until(stop.exists, "the driver's answer to a signal")
+        wait_until(run.stop.exists, "the driver's answer to a signal")
+
+
+def _wait_for_checkpoint(run, position: int) -> None:
+    """A thread writes it: the next one is the one that the fault is to meet."""
+    from pipeline.training import checkpoint
+
+    wait_until(lambda: checkpoint.positions(run.checkpoints)[:1] == [position], "the checkpoint before the fault")
+
+
+def _run_out_of_memory() -> None:
+    """A real limit that a real allocation meets."""
+    now_bytes = psutil.Process().memory_info().vms
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (now_bytes + 2**26, limits[1]))
+    try:
+        import torch
+
+        torch.empty(2**30)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+
+
+def _announce_loss() -> None:
+    """What a cloud does before it takes this process's node away: two minutes' notice."""
+    import ray
+    from ray.core.generated import autoscaler_pb2
+
+    context = ray.get_runtime_context()
+    ray._raylet.GcsClient(address=context.gcs_address).drain_node(
+        context.get_node_id(),
+        autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION"),
+        "a test",
+        int(time.time() + 120) * 1000,
+    )
 
 
 def _refuse(descriptor: int) -> None:

@@ -1,4 +1,4 @@
-"""Ranks as Ray Train workers: starts or joins a cluster, places the ranks, and starts them again after a loss.
+"""Ranks as Ray Train workers: places the ranks, and starts them again after a loss.
 
 Restarts are decided here and not by Ray Train, which retries a user's bug as patiently as a lost node. Where a rank
 goes on from is the body's own business.
@@ -6,29 +6,26 @@ goes on from is the body's own business.
 
 import concurrent.futures
 import contextlib
-import logging
 import math
 import os
-import socket
 import threading
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from pipeline.errors import ClusterError, ConvoyError, PeerLostError, TrainingError
-from pipeline.launch.body import Body
+from pipeline.errors import ClusterError
+from pipeline.launch import cluster
+from pipeline.launch.body import Body, Pause
+from pipeline.launch.losses import Loss, explain, first_lines
 
-_ENVIRONMENT = {
-    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # else workers of a driver under `uv run` start through uv
-    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # else workers print everything twice
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
-}
+_PLACING_SECONDS = 20.0
+"""What Ray may take to place ranks for which there is room: more than it takes to notice that a node was lost."""
 
-_OBJECT_STORE_BYTES = 100 * 1024**2
-"""Nothing of ours travels through the object store; the default takes a third of the memory."""
+_POLL_SECONDS = 1.0
 
-_KNOCK_SECONDS = 5.0
+
+class _NotPlacedError(Exception):
+    """The room that there was is gone."""
 
 
 def launch(
@@ -38,128 +35,129 @@ def launch(
     num_workers: int,
     max_failures: int,
     hang_seconds: float,
+    wait_seconds: float,
     folder: Path,
     say: Callable[[str], None],
+    pause: Pause,
 ) -> None:
     """Runs `num_workers` ranks to their end; `folder` takes Ray Train's own files.
 
     A rank that was lost, or that said nothing for `hang_seconds`, costs one of `max_failures` and starts the world
-    again. Raises the rank's own ConvoyError,
-    TrainingError with the traceback of any other exception, and ClusterError when ranks cannot be placed or are
-    lost too often.
+    again, as soon as the cluster has room: within `wait_seconds`. A node that announces its end costs nothing: the
+    ranks are paused and start elsewhere. Raises the rank's own ConvoyError, TrainingError with the traceback of any
+    other exception, and ClusterError when ranks cannot be placed, are lost too often, or run out of memory twice.
     """
-    for failures in range(max_failures + 1):
+    joined = cluster.to_join(address)
+    failures, last = 0, None
+    deadline = _deadline(joined, wait_seconds)
+    while True:
         # A connection of its own for each start: what the last world held, even one whose controller died, goes with
         # the connection, so that the next finds every core free.
-        with _cluster(address) as resources:
-            lost = _run_once(
-                body,
-                num_workers,
-                cpus=_cpus_per_worker(resources, num_workers),
-                use_gpu=resources.get("GPU", 0.0) >= num_workers,
-                hang_seconds=hang_seconds,
-                folder=folder,
-            )
-        if lost is None:
+        with cluster.connected(joined):
+            room = cluster.wait_for_room(num_workers, deadline, say)
+            try:
+                loss = _run_once(body, num_workers, room, hang_seconds, folder, pause)
+            except _NotPlacedError:
+                continue
+        if loss is None or (loss.is_announced and not pause.lift()):
             return
-        left = max_failures - failures
-        say(f"{lost}; " + (f"going on from the newest checkpoint, {left} restarts left" if left else "giving up"))
-    raise ClusterError(
-        f"A rank was lost {max_failures + 1} times, the last time so: {lost}. Nothing is gone: run the same command to "
-        "go on from the newest checkpoint, or raise cluster.max_failures."
-    )
-
-
-def inside_job() -> bool:
-    """Whether this process belongs to a Ray job, whose cluster is then the one meant."""
-    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
-
-
-@contextlib.contextmanager
-def _cluster(address: str | None) -> Iterator[Mapping[str, float]]:
-    """Ray, started here or joined, and its resources; what was started here ends here."""
-    os.environ.update(_ENVIRONMENT)
-    import ray
-
-    joined = address or (os.environ.get("RAY_ADDRESS") if inside_job() else None)
-    if joined:
-        _knock(joined)
-    try:
-        if joined:
-            ray.init(address=joined, log_to_driver=False, logging_level=logging.ERROR)
-        else:
-            ray.init(
-                address="local",  # said aloud, because a stale file of a dead cluster would be followed otherwise
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                object_store_memory=_OBJECT_STORE_BYTES,
-                num_cpus=len(os.sched_getaffinity(0)),
+        deadline = _deadline(joined, wait_seconds)
+        if loss.is_announced:
+            say(f"{loss.what}; going on elsewhere from the newest checkpoint")
+            continue
+        if loss.is_of_memory and last is not None and last.is_of_memory:
+            raise ClusterError(
+                f"{loss.what}; it was so the last time too, so a third start would meet the same. Nothing is gone: add "
+                "memory and run the same command again, or lower loading.global_batch_size or model.input_px."
             )
-    except (ConnectionError, TimeoutError, ValueError, RuntimeError, ray.exceptions.RayError) as exc:
-        raise ClusterError(
-            f"Ray does not start on this machine ({exc}); set cluster.num_workers: 0 to train without it."
-            if joined is None
-            else f"The Ray cluster at {joined} answers but cannot be joined ({exc}); is this machine one of its nodes, "
-            "with the same versions of Ray and Python?"
-        ) from exc
-    try:
-        yield ray.cluster_resources()
-    finally:
-        ray.shutdown()
+        failures, last = failures + 1, loss
+        if failures > max_failures:
+            say(f"{loss.what}; giving up")
+            raise ClusterError(
+                f"A rank was lost {failures} times, the last time so: {loss.what}. Nothing is gone: run the same "
+                "command to go on from the newest checkpoint, or raise cluster.max_failures."
+            )
+        say(f"{loss.what}; going on from the newest checkpoint, {max_failures - failures + 1} restarts left")
 
 
-def _knock(address: str) -> None:
-    """Raises ClusterError when nothing listens; Ray itself would ask for five minutes."""
-    host, _, port = address.rpartition("/")[2].rpartition(":")
-    try:
-        socket.create_connection((host, int(port)), timeout=_KNOCK_SECONDS).close()
-    except (OSError, ValueError) as exc:
-        raise ClusterError(
-            f"cluster.address={address} cannot be reached ({exc}); it is the host:port that `ray start --head` prints. "
-            "Start it, or set cluster.address: null to use this machine."
-        ) from exc
+def _deadline(joined: str | None, wait_seconds: float) -> float:
+    """When to give up on room. Nobody adds nodes to a cluster of this machine's own."""
+    return time.monotonic() + (wait_seconds if joined else 0.0)
 
 
-def _cpus_per_worker(resources: Mapping[str, float], num_workers: int) -> int:
-    cpus = int(resources.get("CPU", 0))
-    if cpus < num_workers:
-        raise ClusterError(
-            f"cluster.num_workers={num_workers} ranks need a core each and the cluster has {cpus}; "
-            f"use {max(cpus, 1)} or less, or add nodes."
-        )
-    return cpus // num_workers
-
-
-def _run_once(body: Body, num_workers: int, cpus: int, use_gpu: bool, hang_seconds: float, folder: Path) -> str | None:
+def _run_once(
+    body: Body, num_workers: int, room: cluster.Room, hang_seconds: float, folder: Path, pause: Pause
+) -> Loss | None:
     """None when all ranks finished; what was lost when the world may be started again."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchConfig, TorchTrainer
-    from ray.train.v2.api.exceptions import WorkerGroupError
+    from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
+    from ray.train.v2.api.exceptions import PreemptionError, WorkerGroupError
 
     folder.mkdir(parents=True, exist_ok=True)
     os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(hang_seconds)
+    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(_PLACING_SECONDS)
+    # A name of its own for each start: Ray Train would resume whatever lies under an old one.
+    name = f"start-{len(list(folder.iterdir())) + 1:04d}"
+    places = folder / name / "nodes"
+    places.mkdir(parents=True)
     trainer = TorchTrainer(
         _worker,
-        train_loop_config={"body": body, "num_threads": cpus},
+        train_loop_config={"body": body, "num_threads": room.num_cpus, "places": str(places.absolute())},
         scaling_config=ScalingConfig(
-            num_workers=num_workers, use_gpu=use_gpu, resources_per_worker={"CPU": cpus, "GPU": int(use_gpu)}
+            num_workers=num_workers,
+            use_gpu=room.use_gpu,
+            resources_per_worker={"CPU": room.num_cpus, "GPU": int(room.use_gpu)},
         ),
         torch_config=TorchConfig(timeout_s=math.ceil(hang_seconds)),
         run_config=RunConfig(
-            # A name of its own for each start: Ray Train would resume whatever lies under an old one.
-            name=f"start-{len(list(folder.iterdir())) + 1:04d}",
+            name=name,
             storage_path=str(folder.absolute()),
-            failure_config=FailureConfig(max_failures=0),
+            failure_config=FailureConfig(max_failures=0, max_preemption_failures=0),
         ),
     )
+    with _pausing_when_nodes_leave(places, pause) as announced:
+        try:
+            _in_a_thread(trainer.fit)
+        except WorkerGroupError as exc:
+            loss = explain(exc.worker_failures, str(exc), exc, hang_seconds)
+            return announced() or loss
+        except PreemptionError as exc:
+            return Loss(first_lines(exc), is_announced=True)
+        except TrainingFailedError as exc:
+            if isinstance(getattr(exc, "controller_failure", None), WorkerGroupStartupTimeoutError):
+                raise _NotPlacedError from exc
+            return Loss(f"Ray Train stopped ({first_lines(exc)})")
+        return announced()
+
+
+@contextlib.contextmanager
+def _pausing_when_nodes_leave(places: Path, pause: Pause) -> Iterator[Callable[[], Loss | None]]:
+    """While it lasts, ranks are asked to pause once one of their nodes is about to be taken away.
+
+    Gives a function that says whether that was so.
+    """
+    ended = threading.Event()
+    leaving: list[str] = []
+
+    def watch() -> None:
+        while not ended.wait(_POLL_SECONDS):
+            ours = {path.read_text() for path in places.iterdir()}
+            leaving.extend(sorted(ours & cluster.draining_nodes()))
+            if leaving:
+                pause.ask()
+                return
+
+    def announced() -> Loss | None:
+        return Loss(f"the node {leaving[0][:12]} is being taken away", is_announced=True) if leaving else None
+
+    thread = threading.Thread(target=watch, name="convoy-nodes", daemon=True)
+    thread.start()
     try:
-        _in_a_thread(trainer.fit)
-    except WorkerGroupError as exc:
-        return _explain(exc.worker_failures, str(exc), exc, hang_seconds)
-    except TrainingFailedError as exc:
-        return f"Ray Train stopped ({_first_lines(exc)})"
-    return None
+        yield announced
+    finally:
+        ended.set()
+        thread.join()
 
 
 def _in_a_thread(call: Callable[[], object]) -> None:
@@ -181,39 +179,16 @@ def _in_a_thread(call: Callable[[], object]) -> None:
 
 def _worker(config: dict) -> None:
     """The body inside a Ray Train worker. The world of one trains without a process group of its own."""
+    import ray
     import ray.train
     import ray.train.torch
     import torch
 
     torch.set_num_threads(config["num_threads"])
     context = ray.train.get_context()
-    device = ray.train.torch.get_device()
-    config["body"](context.get_world_rank(), context.get_world_size(), str(device))
-
-
-def _explain(failures: Mapping[int, BaseException], traceback: str, cause: BaseException, hang_seconds: float) -> str:
-    """What was lost, when a restart may help. Raises what a restart would meet again.
-
-    When a rank dies or fails, the others lose their peer; so a loss counts before a failure, and a failure before
-    the PeerLostErrors that came of it.
-    """
-    import ray.exceptions
-    from ray.train.v2._internal.exceptions import WorkerHealthCheckTimeoutError
-
-    failures = {rank: getattr(failure, "health_check_failure", failure) for rank, failure in sorted(failures.items())}
-    for rank, failure in failures.items():
-        if isinstance(failure, WorkerHealthCheckTimeoutError):
-            return f"rank {rank} said nothing for {hang_seconds:.0f} s"
-        if isinstance(failure, ray.exceptions.RayError):
-            return f"rank {rank} was lost ({_first_lines(failure)})"
-    if any(not isinstance(failure, PeerLostError) for failure in failures.values()):
-        for failure in failures.values():
-            if isinstance(failure, ConvoyError) and not isinstance(failure, PeerLostError):
-                raise failure
-        raise TrainingError(f"The training code failed; a restart would meet the same. {traceback}") from cause
-    return str(failures[min(failures)])
-
-
-def _first_lines(failure: BaseException) -> str:
-    """The first two lines of what Ray says, which goes on for a page."""
-    return " ".join(line.strip() for line in str(failure).strip().splitlines()[:2])
+    rank = context.get_world_rank()
+    # Written aside: the driver must not read half an id.
+    partial = Path(config["places"]).parent / f".node-of-{rank}"
+    partial.write_text(ray.get_runtime_context().get_node_id())
+    partial.replace(Path(config["places"]) / f"rank-{rank}")
+    config["body"](rank, context.get_world_size(), str(ray.train.torch.get_device()))

@@ -8,30 +8,46 @@ from pathlib import Path
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-@contextmanager
-def stopping_gently(stop: Path, say: Callable[[str], None]) -> Iterator[Callable[[], None]]:
-    """While it lasts, the first signal makes the file `stop`, which the ranks look for.
+class Stop:
+    """The file that the ranks look for, and who wants it there: the person at the terminal, or the launcher."""
 
-    Gives a function that ends the command as the signal would have done, if there was one. A wish of an earlier
-    command is forgotten.
-    """
-    stop.unlink(missing_ok=True)
-    heard: list[int] = []
+    def __init__(self, path: Path):
+        self._path = path
+        self.heard: list[int] = []
+        """Signals of the person's."""
+
+    def ask(self) -> None:
+        self._path.touch()
+
+    def lift(self) -> bool:
+        """Takes the launcher's wish back; False when the person wants the end too."""
+        self._path.unlink(missing_ok=True)
+        if self.heard:
+            self._path.touch()
+        return not self.heard
+
+    def end_if_asked(self) -> None:
+        """Ends the command as the first signal would have done, if there was one."""
+        if self.heard:
+            _end(self.heard[0])
+
+
+@contextmanager
+def stopping_gently(path: Path, say: Callable[[str], None]) -> Iterator[Stop]:
+    """While it lasts, the first signal makes the file `path`. A wish of an earlier command is forgotten."""
+    path.unlink(missing_ok=True)
+    stop = Stop(path)
 
     def hear(signum: int, _frame: object) -> None:
-        if heard:
+        if stop.heard:
             _end(signum)
-        heard.append(signum)
-        stop.touch()
+        stop.heard.append(signum)
+        stop.ask()
         say("stopping after the next step, with a checkpoint; the same again ends it at once")
-
-    def end_if_asked() -> None:
-        if heard:
-            _end(heard[0])
 
     old = {signum: signal.signal(signum, hear) for signum in _SIGNALS}
     try:
-        yield end_if_asked
+        yield stop
     finally:
         for signum, handler in old.items():
             signal.signal(signum, handler)

@@ -16,7 +16,7 @@ DEFINITION = ("dvc.yaml", "params.yaml", ".dvcignore", ".dvc/config")
 
 def repro(cluster: params.Cluster) -> int:
     """The exit code of `dvc repro`."""
-    from pipeline.launch.ray import inside_job
+    from pipeline.launch.cluster import inside_job
 
     code = Path.cwd()
     workspace = _open_workspace(code, cluster) if inside_job() else code

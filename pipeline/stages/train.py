@@ -99,7 +99,7 @@ def _run_to_the_end(
     body = partial(train_one_rank, task)
     status = "KILLED"
     try:
-        with watch, stopping_gently(task.run.stop, watch.say) as end_if_asked:
+        with watch, stopping_gently(task.run.stop, watch.say) as stop:
             if cluster.num_workers == 0:
                 local.launch(body)
             else:
@@ -109,11 +109,13 @@ def _run_to_the_end(
                     num_workers=cluster.num_workers,
                     max_failures=cluster.max_failures,
                     hang_seconds=cluster.hang_seconds,
+                    wait_seconds=cluster.wait_seconds,
                     folder=task.run.path / "ray",
                     say=watch.say,
+                    pause=stop,
                 )
             if not task.run.result.exists():
-                end_if_asked()
+                stop.end_if_asked()
         status = "FINISHED"
     except Exception:
         status = "FAILED"

@@ -2,9 +2,8 @@
 
 import contextlib
 import logging
-import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import safetensors.torch
 import torch
 
 from pipeline.artifacts import file_sha256
-from pipeline.errors import CheckpointError, PeerLostError
+from pipeline.errors import CheckpointError
 from pipeline.loading.ahead import check_cache
 from pipeline.loading.order import num_steps_per_epoch
 from pipeline.loading.read import SplitReader
@@ -22,6 +21,7 @@ from pipeline.modeling import objective, schedule, transfer
 from pipeline.training import checkpoint
 from pipeline.training.bottleneck import judge
 from pipeline.training.collapse import CollapseGuard
+from pipeline.training.failures import translating
 from pipeline.training.feed import TrainingFeed, ValidationFeed
 from pipeline.training.folder import Result
 from pipeline.training.ledger import Ledger, next_attempt
@@ -30,6 +30,7 @@ from pipeline.training.module import Classifier
 from pipeline.training.network import build_network, build_optimizer, freeze
 from pipeline.training.phases import phases_on
 from pipeline.training.record import Record, Sink
+from pipeline.training.saving import Saver, committing
 from pipeline.training.stopping import StopRequestedError, StopSign
 from pipeline.training.task import Place, Task
 from pipeline.training.world import strategy
@@ -38,22 +39,17 @@ from pipeline.training.writer import sole_writer
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 """params.yaml's words in Lightning's."""
 
-_LOST_PEER_WORDS = (
-    "Connection closed by peer", "Connection reset by peer", "Socket closed", "Broken pipe", "NCCL error",
-    "Timed out waiting", "Application timeout",
-)  # fmt: skip
-
 
 def train_rank(task: Task, place: Place, open_sink: Callable[[Path, int], Sink]) -> None:
     """Trains this rank's part until the run is done; rank 0 then leaves weights.safetensors and result.json.
 
     `open_sink` opens rank 0's spool, cut back to a position. Returns early, without a result, when it was asked to
-    stop. Raises PeerLostError when another rank went away in the middle of a step, and ConvoyError for what the user
-    can mend.
+    stop. Raises PeerLostError when another rank went away in the middle of a step, OutOfMemoryError, and ConvoyError
+    for what the user can mend.
     """
     _silence_lightning()
     writer = sole_writer(task.run.writer) if place.rank == 0 else contextlib.nullcontext()
-    with writer, contextlib.suppress(StopRequestedError), _translating_lost_peers(place):
+    with writer, contextlib.suppress(StopRequestedError), translating(place):
         _train(task, place, open_sink)
 
 
@@ -84,9 +80,10 @@ def _train(task: Task, place: Place, open_sink: Callable[[Path, int], Sink]) -> 
         with (
             contextlib.closing(Ledger(task.run.ledger, attempt, place.rank, with_keys)) as ledger,
             contextlib.closing(StopSign(task.run.stop, place.rank, place.world_size)) as sign,
+            _saving(task, place) as saver,
         ):
             fresh = state is None
-            classifier = _build_classifier(task, place, reader, record, ledger, sign, steps_per_epoch, fresh)
+            classifier = _build_classifier(task, place, reader, record, ledger, sign, saver, steps_per_epoch, fresh)
             if state:
                 classifier.restore(state)
             _fit(classifier, reader, validation, record, steps_per_epoch, task, place)
@@ -124,9 +121,15 @@ def _build_classifier(
     record: Record,
     ledger: Ledger,
     sign: StopSign,
+    saver: Saver | None,
     steps_per_epoch: int,
     fresh: bool,
 ) -> Classifier:
+    def is_stop_asked() -> bool:
+        if saver:
+            saver.check()  # once a step, so that a full disk is told at the next
+        return sign.is_up()
+
     num_steps = task.training.epochs * steps_per_epoch
     network = build_network(task, reader.index, is_fresh=fresh)
     return Classifier(
@@ -149,10 +152,10 @@ def _build_classifier(
         rank=place.rank,
         ledger=ledger,
         record=record,
-        is_stop_asked=sign.is_up,
+        is_stop_asked=is_stop_asked,
         tell=(lambda text: _say(task, text)) if place.rank == 0 else lambda text: None,
         guard=_guard(task, reader) if place.rank == 0 else None,
-        save=_saver(task) if place.rank == 0 else lambda state, must: None,
+        save=saver.save if saver else lambda state, must: None,
     )
 
 
@@ -165,19 +168,19 @@ def _guard(task: Task, reader: SplitReader) -> CollapseGuard:
     )
 
 
-def _saver(task: Task) -> Callable[[Callable[[], dict[str, Any]], bool], None]:
-    """Commits a checkpoint when it must, and otherwise when the last is old enough."""
-    saved = time.monotonic()
-
-    def save(state: Callable[[], dict[str, Any]], must: bool) -> None:
-        nonlocal saved
-        if not must and time.monotonic() - saved < task.training.checkpoint_every_seconds:
-            return
-        content = state() | {"fingerprint": task.fingerprint}
-        checkpoint.save(task.run.checkpoints, content["position"], content, keep=task.training.keep_checkpoints)
-        saved = time.monotonic()
-
-    return save
+def _saving(task: Task, place: Place) -> contextlib.AbstractContextManager[Saver | None]:
+    """Rank 0's saver for as long as it trains; the others have none."""
+    if place.rank > 0:
+        return contextlib.nullcontext()
+    return committing(
+        Saver(
+            task.run.checkpoints,
+            fingerprint=task.fingerprint,
+            every_seconds=task.training.checkpoint_every_seconds,
+            keep=task.training.keep_checkpoints,
+            say=lambda text: _say(task, text),
+        )
+    )
 
 
 def _fit(
@@ -227,21 +230,6 @@ def _trainer(task: Task, place: Place, num_epochs: int) -> lightning.Trainer:
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-
-
-@contextlib.contextmanager
-def _translating_lost_peers(place: Place) -> Iterator[None]:
-    try:
-        yield
-    except RuntimeError as exc:
-        if place.world_size > 1 and _is_lost_peer(exc):
-            raise PeerLostError(f"Rank {place.rank} lost another rank in the middle of a step: {exc}") from exc
-        raise
-
-
-def _is_lost_peer(exc: BaseException) -> bool:
-    """Whether a collective broke because the other side went away or fell silent; gloo says so in words only."""
-    return isinstance(exc, torch.distributed.DistError) or any(word in str(exc) for word in _LOST_PEER_WORDS)
 
 
 def _leave_result(task: Task, place: Place, classifier: Classifier, record: Record, attempt: int) -> None:

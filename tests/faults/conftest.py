@@ -1,9 +1,11 @@
 """A small project with its shards, to copy from, and what training in it gives when nothing goes wrong."""
 
+import json
 import os
 import shutil
 from pathlib import Path
 
+import fault_table
 import projects
 import pytest
 import shard_sets
@@ -43,7 +45,38 @@ def copy_of(sharded: Path, folder: Path, changes: dict[str, dict]) -> Path:
 @pytest.fixture(scope="session")
 def undisturbed(sharded, tmp_path_factory) -> Path:
     """The run's folder after a training that nothing disturbed, in one process."""
-    folder = copy_of(sharded, tmp_path_factory.mktemp("undisturbed") / "project", {})
+    return _trained(copy_of(sharded, tmp_path_factory.mktemp("undisturbed") / "project", {}))
+
+
+@pytest.fixture(scope="session")
+def undisturbed_by_two(sharded, tmp_path_factory) -> Path:
+    """The same, trained by two ranks."""
+    changes = {"cluster": {"num_workers": 2}}
+    return _trained(copy_of(sharded, tmp_path_factory.mktemp("undisturbed") / "project", changes))
+
+
+def _trained(folder: Path) -> Path:
     done = train_commands.train(folder)
     assert done.exit_code == 0, done.said
     return train_commands.the_run(folder)
+
+
+@pytest.fixture(autouse=True)
+def _cost(request, record_property):
+    """What a fault cost the run that met it, for the table: seconds until a step ended again, steps done again."""
+    yield
+    if "project" not in request.fixturenames:
+        return
+    folder = request.getfixturevalue("tmp_path")
+    seconds = [float(path.read_text()) for path in folder.rglob("*.recovered")]
+    if seconds:
+        record_property(fault_table.SECONDS, max(seconds))
+        record_property(fault_table.STEPS, sum(map(_redone, folder.glob("*/runs/*/ledger"))))
+
+
+def _redone(ledger: Path) -> int:
+    """Steps that rank 0 did more than once."""
+    steps = [
+        json.loads(line)["step"] for path in ledger.glob("*-rank-00000.jsonl") for line in path.read_text().splitlines()
+    ]
+    return len(steps) - len(set(steps))

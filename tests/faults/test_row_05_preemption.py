@@ -1,7 +1,10 @@
-"""Row 5: SIGTERM, as a preemption sends it: a checkpoint at the next step, then the end; the same command resumes."""
+"""Row 5: SIGTERM, as a preemption sends it: a checkpoint at the next step, then the end; the same command resumes.
+A node that is drained with a deadline: a checkpoint at the next step, and on elsewhere, no restart spent."""
 
 import signal
 
+import pytest
+import ray_nodes
 import train_commands
 from train_commands import Fault
 
@@ -21,3 +24,21 @@ def test_sigterm_leaves_a_checkpoint_of_the_next_step(undisturbed, project):
     assert train_commands.same_weights(run, undisturbed)
     (page,) = train_commands.mlflow_runs(folder)
     assert (page.info.status, page.data.tags["attempts"]) == ("FINISHED", "2")
+
+
+@pytest.mark.long_fault
+def test_a_node_that_announces_its_end_costs_no_restart_and_no_step(project, undisturbed_by_two):
+    with ray_nodes.nodes(3) as cluster:
+        folder = project(
+            cluster={"num_workers": 2, "address": cluster.address, "max_failures": 0},
+            training={"checkpoint_every_seconds": 1e6},
+        )
+        done = train_commands.train(folder, Fault("announce loss", step=6, rank=1))
+    assert done.exit_code == 0, done.said
+    assert done.said.count("is being taken away; going on elsewhere from the newest checkpoint") == 1
+    run = train_commands.the_run(folder)
+    lines = [path.read_text().count("\n") for path in sorted((run / "ledger").glob("*-rank-00000.jsonl"))]
+    assert len(lines) == 2
+    assert sum(lines) == len(train_commands.history(run))
+    assert train_commands.history(run) == train_commands.history(undisturbed_by_two)
+    assert train_commands.same_weights(run, undisturbed_by_two)

@@ -6,15 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import ClusterError, ModelError, PeerLostError, TrainingError
-from pipeline.launch import local
+from pipeline.errors import ClusterError, ModelError, OutOfMemoryError, PeerLostError, TrainingError
+from pipeline.launch import cluster, local, losses
 from pipeline.launch import ray as launcher
+from pipeline.launch.cluster import Node, Room, room_for
 
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory):
     """A head of two cores that ends with the module."""
-    os.environ.update(launcher._ENVIRONMENT)
+    os.environ.update(cluster.ENVIRONMENT)
     import ray
 
     context = ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False,
@@ -27,6 +28,16 @@ def address(tmp_path_factory):
     node.kill_all_processes(check_alive=False, allow_graceful=True)
 
 
+class Pause:
+    """Nobody pauses."""
+
+    def ask(self):
+        raise AssertionError("no node is leaving")
+
+    def lift(self):
+        raise AssertionError("nothing was asked")
+
+
 def launch(body, address, folder, *, num_workers=2, max_failures=1):
     said = []
     launcher.launch(
@@ -35,8 +46,10 @@ def launch(body, address, folder, *, num_workers=2, max_failures=1):
         num_workers=num_workers,
         max_failures=max_failures,
         hang_seconds=60.0,
+        wait_seconds=0.0,
         folder=folder / "ray",
         say=said.append,
+        pause=Pause(),
     )
     return said
 
@@ -121,24 +134,68 @@ def test_a_death_counts_before_what_came_of_it(order):
 
     died = WorkerHealthCheckFailedError("A worker health check failed.", ray.exceptions.ActorDiedError())
     failures = {order[0]: RuntimeError("gloo"), order[1]: died}
-    assert launcher._explain(failures, "", RuntimeError(), 60.0).startswith(f"rank {order[1]} was lost")
+    assert losses.explain(failures, "", RuntimeError(), 60.0).what.startswith(f"rank {order[1]} was lost")
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
 def test_a_failure_counts_before_the_lost_peer_that_came_of_it(order):
     lost = PeerLostError("lost another rank")
     with pytest.raises(TrainingError, match=r"a restart would meet the same\. KeyError at line 7"):
-        launcher._explain({order[0]: KeyError(), order[1]: lost}, "KeyError at line 7", RuntimeError(), 60.0)
+        losses.explain({order[0]: KeyError(), order[1]: lost}, "KeyError at line 7", RuntimeError(), 60.0)
     with pytest.raises(ModelError, match="use another"):
-        launcher._explain({order[0]: ModelError("use another"), order[1]: lost}, "", RuntimeError(), 60.0)
+        losses.explain({order[0]: ModelError("use another"), order[1]: lost}, "", RuntimeError(), 60.0)
 
 
 def test_ranks_that_only_lost_each_other_may_start_again():
     failures = {0: PeerLostError("rank 0 lost another"), 1: PeerLostError("rank 1 lost another")}
-    assert launcher._explain(failures, "", RuntimeError(), 60.0) == "rank 0 lost another"
+    assert losses.explain(failures, "", RuntimeError(), 60.0) == losses.Loss("rank 0 lost another")
 
 
 def test_without_ray_the_body_runs_here():
     calls = []
     local.launch(lambda rank, world_size, device: calls.append((rank, world_size, os.getpid())))
     assert calls == [(0, 1, os.getpid())]
+
+
+def test_memory_that_runs_out_twice_running_ends_with_the_way_on(address, tmp_path):
+    folder = str(tmp_path)
+
+    def body(rank, world_size, device):
+        with open(Path(folder, "starts"), "a") as file:
+            file.write("x")
+        raise OutOfMemoryError(f"Rank {rank} ran out of memory")
+
+    with pytest.raises(ClusterError, match=r"Rank 0 ran out of memory; it was so the last time too.*Nothing is gone: "):
+        launch(body, address, tmp_path, num_workers=1, max_failures=5)
+    assert (tmp_path / "starts").read_text() == "xx"
+
+
+def test_out_of_memory_counts_before_the_lost_peer_that_came_of_it():
+    import ray.exceptions
+
+    failures = {0: ray.exceptions.ActorDiedError(), 1: OutOfMemoryError("Rank 1 ran out of memory")}
+    assert losses.explain(failures, "", RuntimeError(), 60.0) == losses.Loss(
+        "Rank 1 ran out of memory", is_of_memory=True
+    )
+    killed = {0: PeerLostError("lost"), 1: ray.exceptions.OutOfMemoryError("low on memory")}
+    assert losses.explain(killed, "", RuntimeError(), 60.0) == losses.Loss(
+        "rank 1 was ended because its node ran out of memory", is_of_memory=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("num_ranks", "nodes", "room"),
+    [
+        (2, [Node(2)], Room(1, False)),
+        (2, [Node(1), Node(3)], Room(1, False)),  # not 2: the first has room for none of 2
+        (2, [Node(2), Node(3)], Room(2, False)),
+        (3, [Node(1), Node(3)], Room(1, False)),
+        (3, [Node(2)], None),
+        (1, [], None),
+        (2, [Node(8, 1), Node(8, 1)], Room(8, True)),
+        (2, [Node(8, 2), Node(64)], Room(4, True)),
+        (3, [Node(8, 2), Node(64)], Room(21, False)),
+    ],
+)
+def test_every_rank_fits_on_its_node(num_ranks, nodes, room):
+    assert room_for(num_ranks, nodes) == room

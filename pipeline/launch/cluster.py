@@ -1,0 +1,152 @@
+"""A Ray cluster, started here or joined, and what room it has for ranks. A rank needs cores of one node.
+
+Nodes come and go: one that is being drained, because it is about to be taken away, has no room.
+"""
+
+import contextlib
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from pipeline.errors import ClusterError
+
+ENVIRONMENT = {
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # else workers of a driver under `uv run` start through uv
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # else workers print everything twice
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+}
+
+_OBJECT_STORE_BYTES = 100 * 1024**2
+"""Nothing of ours travels through the object store; the default takes a third of the memory."""
+
+_KNOCK_SECONDS = 5.0
+_POLL_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Node:
+    num_cpus: int
+    num_gpus: int = 0
+
+
+@dataclass(frozen=True)
+class Room:
+    """What each rank is given."""
+
+    num_cpus: int
+    use_gpu: bool
+
+
+def room_for(num_ranks: int, nodes: Sequence[Node]) -> Room | None:
+    """The most cores that every rank can have, a GPU each where there are enough; None when they do not fit."""
+    for use_gpu in (True, False):
+        for num_cpus in range(max((node.num_cpus for node in nodes), default=0), 0, -1):
+            cores = (node.num_cpus // num_cpus for node in nodes)
+            gpus = (node.num_gpus if use_gpu else num_ranks for node in nodes)
+            if sum(map(min, cores, gpus)) >= num_ranks:
+                return Room(num_cpus, use_gpu)
+    return None
+
+
+def inside_job() -> bool:
+    """Whether this process belongs to a Ray job, whose cluster is then the one meant."""
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+
+
+def to_join(address: str | None) -> str | None:
+    """The address of the cluster that is meant; None for one of this machine's own."""
+    return address or (os.environ.get("RAY_ADDRESS") if inside_job() else None)
+
+
+@contextlib.contextmanager
+def connected(address: str | None) -> Iterator[None]:
+    """Ray, joined at an address or started here; what was started here ends here. Raises ClusterError."""
+    os.environ.update(ENVIRONMENT)
+    import ray
+
+    if address:
+        _knock(address)
+    try:
+        if address:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        else:
+            ray.init(
+                address="local",  # said aloud, because a stale file of a dead cluster would be followed otherwise
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                object_store_memory=_OBJECT_STORE_BYTES,
+                num_cpus=len(os.sched_getaffinity(0)),
+            )
+    except (ConnectionError, TimeoutError, ValueError, RuntimeError, ray.exceptions.RayError) as exc:
+        raise ClusterError(
+            f"Ray does not start on this machine ({exc}); set cluster.num_workers: 0 to train without it."
+            if address is None
+            else f"The Ray cluster at {address} answers but cannot be joined ({exc}); is this machine one of its "
+            "nodes, with the same versions of Ray and Python?"
+        ) from exc
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Raises ClusterError when nothing listens; Ray itself would ask for five minutes."""
+    host, _, port = address.rpartition("/")[2].rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=_KNOCK_SECONDS).close()
+    except (OSError, ValueError) as exc:
+        raise ClusterError(
+            f"cluster.address={address} cannot be reached ({exc}); it is the host:port that `ray start --head` prints. "
+            "Start it, or set cluster.address: null to use this machine."
+        ) from exc
+
+
+def nodes() -> list[Node]:
+    """The nodes of the cluster that this process is connected to, but for those that are lost or about to be."""
+    import ray
+
+    leaving = draining_nodes()
+    return [
+        Node(int(node["Resources"].get("CPU", 0)), int(node["Resources"].get("GPU", 0)))
+        for node in ray.nodes()
+        if node["Alive"] and node["NodeID"] not in leaving
+    ]
+
+
+def draining_nodes() -> set[str]:
+    """Ids of the nodes that somebody has asked to be emptied, as a cloud does before it takes one away."""
+    import ray._private.state
+
+    return set(ray._private.state.state.get_draining_nodes())
+
+
+def wait_for_room(num_ranks: int, deadline: float, say: Callable[[str], None]) -> Room:
+    """Room for the ranks, as soon as there is; `deadline` is on the monotonic clock.
+
+    Raises ClusterError when there is none by then.
+    """
+    said = False
+    while True:
+        found = nodes()
+        room = room_for(num_ranks, found)
+        if room:
+            return room
+        num_cpus, seconds = sum(node.num_cpus for node in found), deadline - time.monotonic()
+        lacking = f"cluster.num_workers={num_ranks} ranks need a core each and the cluster has {num_cpus}"
+        if seconds <= 0:
+            raise ClusterError(
+                f"{lacking}; use {max(num_cpus, 1)} or less, or add nodes. Nothing is gone: the same command then goes "
+                "on from the newest checkpoint. cluster.wait_seconds says how long to wait for nodes."
+            )
+        if not said:
+            say(f"{lacking}; waiting up to {seconds:.0f} s for nodes")
+            said = True
+        threading.Event().wait(min(_POLL_SECONDS, seconds))
