@@ -104,6 +104,13 @@ class Params(Section):
                 f"{loading.global_batch_size // num_ranks} of loading.global_batch_size={loading.global_batch_size}; "
                 f"use a multiple of {2 * num_ranks}, or 0 for both"
             )
+        num_pieces = self.training.accumulate_steps
+        if loading.global_batch_size % (num_ranks * num_pieces):
+            raise ValueError(
+                f"training.accumulate_steps={num_pieces} does not divide the {loading.global_batch_size // num_ranks} "
+                f"samples that each of {num_ranks} ranks has of loading.global_batch_size={loading.global_batch_size}; "
+                "use a divisor"
+            )
         if self.split.validation_fraction + self.split.test_fraction >= 1.0:
             raise ValueError(
                 f"split.validation_fraction={self.split.validation_fraction} and split.test_fraction="

@@ -225,6 +225,14 @@ class Training(Section):
     epochs: PositiveInt
     seed: int
     precision: Literal["fp32", "bf16", "fp16"]
+    """Of the arithmetic; weights are float32. fp16 scales its loss."""
+    channels_last: bool
+    """Pixels and kernels lie channel by channel: faster for convolutions on most hardware."""
+    compile: bool
+    """The network through torch.compile, which takes a minute and a C++ compiler before the first step."""
+    accumulate_steps: PositiveInt
+    """Pieces in which a step's samples go through the network, for less memory. The global batch stays; batch
+    normalisation sees a piece at a time."""
     loss: Literal["cross_entropy", "bce", "focal"]
     """`bce` asks of each class on its own, `focal` (gamma 2) counts what is nearly right for less."""
     balance: Literal["none", "class_weights", "logit_adjustment"]

@@ -68,7 +68,8 @@ def launch(
         if loss.is_of_memory and last is not None and last.is_of_memory:
             raise ClusterError(
                 f"{loss.what}; it was so the last time too, so a third start would meet the same. Nothing is gone: add "
-                "memory and run the same command again, or lower loading.global_batch_size or model.input_px."
+                "memory and run the same command again, or raise training.accumulate_steps, or lower "
+                "model.input_px."
             )
         failures, last = failures + 1, loss
         if failures > max_failures:

@@ -1,11 +1,11 @@
-"""What can end a rank through no fault of its code: a peer that is gone, and memory that is not there."""
+"""What can end a rank through no fault of its code: a peer that is gone, memory or a compiler that is not there."""
 
 import contextlib
 from collections.abc import Iterator
 
 import torch
 
-from pipeline.errors import OutOfMemoryError, PeerLostError
+from pipeline.errors import ModelError, OutOfMemoryError, PeerLostError
 from pipeline.training.task import Place
 
 _LOST_PEER_WORDS = (
@@ -23,16 +23,24 @@ def translating(place: Place) -> Iterator[None]:
     """Foreign exceptions come out as PeerLostError and OutOfMemoryError where they are that."""
     try:
         yield
+    except torch._dynamo.exc.TorchDynamoException as exc:
+        raise ModelError(
+            f"training.compile: torch.compile cannot compile this network here ({_first_line(exc)}); set it to false, "
+            "or install a C++ compiler if that is what it lacks."
+        ) from exc
     except (RuntimeError, MemoryError, OSError) as exc:
         if _is_memory(exc):
-            first_line = next(iter(str(exc).strip().splitlines()), type(exc).__name__)
             raise OutOfMemoryError(
-                f"Rank {place.rank} ran out of memory ({first_line[:300]}); lower loading.global_batch_size or "
+                f"Rank {place.rank} ran out of memory ({_first_line(exc)}); raise training.accumulate_steps, lower "
                 "model.input_px, use more ranks, or free some memory, and run the same command again."
             ) from exc
         if place.world_size > 1 and _is_lost_peer(exc):
             raise PeerLostError(f"Rank {place.rank} lost another rank in the middle of a step: {exc}") from exc
         raise
+
+
+def _first_line(exc: BaseException) -> str:
+    return next(iter(str(exc).strip().splitlines()), type(exc).__name__)[:300]
 
 
 def _is_memory(exc: BaseException) -> bool:

@@ -49,6 +49,9 @@ class Classifier(lightning.LightningModule):
         loss: objective.Loss,
         mixer: Mixer,
         ema_decay: float,
+        num_pieces: int,
+        channels_last: bool,
+        compiled: bool,
         steps_per_epoch: int,
         seed: int,
         rank: int,
@@ -66,6 +69,10 @@ class Classifier(lightning.LightningModule):
         self.position = 0
         self._num_classes = num_classes
         self._average = Average(network, ema_decay) if ema_decay else None
+        if compiled:
+            network.compile()  # after the average was copied, which stays as it is
+        self._num_pieces = num_pieces
+        self._channels_last = channels_last
         self._build_optimizer = build_optimizer
         self._lr_at = lr_at
         self._loss, self._mixer = loss, mixer
@@ -153,20 +160,54 @@ class Classifier(lightning.LightningModule):
         self._record.phases.begin("compute")
         return batch
 
-    def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, torch.Tensor]:
+        """`loss` is what is left to go backwards through, `step_loss` the mean over the whole of the rank's batch."""
         torch.manual_seed(key_of(self._seed, self.position, self._rank) % _SEED_RANGE)  # so dropout repeats on resume
-        for group in self.trainer.optimizers[0].param_groups:
+        optimizer = self.trainer.optimizers[0]
+        optimizer.zero_grad()
+        for group in optimizer.param_groups:
             group["lr"] = self._lr_at(self.position) * group["lr_scale"]
         for layer in self._still:
             layer.training = False
-        images_BCHW = objective.normalize(batch.images_BCHW, self.mean_C, self.std_C)
+        images_BCHW = self._floats(batch.images_BCHW)
         images_BCHW, *mixed = self._mixer(images_BCHW, batch.labels_B, batch.keys_B, self.position)
-        return self._loss(self.network(images_BCHW), batch.labels_B, *mixed)
+        whole = (images_BCHW, batch.labels_B, *(each for each in mixed if each is not None))
+        pieces = zip(*(each.chunk(self._num_pieces) for each in whole), strict=True)
+        step_loss = torch.zeros((), device=self.device)
+        for number, (images_BCHW, *targets_B) in enumerate(pieces, 1):
+            loss = self._loss(self.network(images_BCHW), *targets_B) / self._num_pieces
+            step_loss += loss.detach()
+            if number < self._num_pieces:
+                self.trainer.strategy.backward(loss, optimizer)  # DDP reduces what the last piece completes
+        return {"loss": loss, "step_loss": step_loss}
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: torch.optim.Optimizer) -> None:
+        """Nothing: Lightning would do it after the first pieces have left their gradients."""
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """By norm. Under mixed precision Lightning refuses to for fused optimizers, which unscale in their step."""
+        if gradient_clip_val is None:
+            return
+        plain = self.trainer.optimizers[0]
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        if scaler and getattr(plain, "_step_supports_amp_scaling", False):
+            scaler.unscale_(plain)
+        parameters = [parameter for group in plain.param_groups for parameter in group["params"]]
+        torch.nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
+
+    def _floats(self, images_BCHW: torch.Tensor) -> torch.Tensor:
+        floats_BCHW = objective.normalize(images_BCHW, self.mean_C, self.std_C)
+        return floats_BCHW if self._channels_last else floats_BCHW.contiguous()
 
     def on_train_batch_end(self, outputs: dict[str, torch.Tensor], batch: Batch, batch_idx: int) -> None:
         if self._average:
             self._average.update(self.network)
-        loss = outputs["loss"].detach()
+        loss = outputs["step_loss"]
         self._ledger.record(self.position, batch.keys_B, loss)
         self._loss_sum += loss.double()
         self.position += 1
@@ -244,7 +285,7 @@ class Classifier(lightning.LightningModule):
                 torch.distributed.broadcast(buffer, src=0)  # running statistics differ by rank: those of rank 0 count
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        logits_BK = self.evaluated_network(objective.normalize(batch.images_BCHW, self.mean_C, self.std_C))
+        logits_BK = self.evaluated_network(self._floats(batch.images_BCHW))
         self._evaluation_sums += objective.evaluation_sums(logits_BK, batch.labels_B, batch.mask_B)
         self._predictions_K += torch.bincount(logits_BK.argmax(1)[batch.mask_B], minlength=logits_BK.shape[1])
 

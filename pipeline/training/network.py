@@ -20,7 +20,7 @@ def build_network(task: Task, index: Index, *, is_fresh: bool) -> torch.nn.Modul
     )
     if is_fresh and task.start:
         weights.load(network, task.start, index.classes)
-    return network.to(memory_format=torch.channels_last)
+    return network.to(memory_format=torch.channels_last) if task.training.channels_last else network
 
 
 def build_optimizer(task: Task, network: torch.nn.Module) -> torch.optim.Optimizer:

@@ -266,3 +266,11 @@ def test_frozen_layers_need_weights_to_start_from(content, message, mode):
         f"params.yaml has 1 problem:\n  transfer.mode={mode} would leave layers at the random values of "
         "model.weights=none; name weights to start from, or use transfer.mode: full."
     )
+
+
+def test_a_batch_that_its_pieces_do_not_divide(message, content):
+    content["training"]["accumulate_steps"], content["cluster"]["num_workers"] = 3, 2
+    assert (
+        "training.accumulate_steps=3 does not divide the 32 samples that each of 2 ranks has of "
+        "loading.global_batch_size=64; use a divisor" in message(content)
+    )

@@ -64,10 +64,10 @@ def _trained(folder: Path) -> Path:
 @pytest.fixture(autouse=True)
 def _cost(request, record_property):
     """What a fault cost the run that met it, for the table: seconds until a step ended again, steps done again."""
+    folder = request.getfixturevalue("tmp_path") if "project" in request.fixturenames else None
     yield
-    if "project" not in request.fixturenames:
+    if folder is None:
         return
-    folder = request.getfixturevalue("tmp_path")
     seconds = [float(path.read_text()) for path in folder.rglob("*.recovered")]
     if seconds:
         record_property(fault_table.SECONDS, max(seconds))

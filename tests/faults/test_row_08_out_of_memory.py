@@ -11,7 +11,7 @@ def test_a_single_process_says_what_it_lacked(undisturbed, project):
     failed = train_commands.train(folder, Fault("out of memory", step=7))
     assert failed.exit_code == 1, failed.said
     assert "error: Rank 0 ran out of memory (" in failed.said
-    assert "lower loading.global_batch_size or model.input_px, use more ranks" in failed.said
+    assert "raise training.accumulate_steps, lower model.input_px, use more ranks" in failed.said
     assert "Traceback" not in failed.said
     resumed = train_commands.train(folder)
     assert resumed.exit_code == 0, resumed.said
