@@ -139,7 +139,7 @@ def world(world_size: int, index_path: Path, folder: Path, backbone: str, num_st
     return tuple(json.loads(rate_path.read_text()))
 
 
-def main(repeats: int, num_steps: int, backbone: str) -> dict:
+def main(repeats: int, num_steps: int, backbone: str, parts: list[str]) -> dict:
     import torch
 
     multiprocessing.set_forkserver_preload(["lightning", "timm", "pipeline.training.fit"])
@@ -150,22 +150,24 @@ def main(repeats: int, num_steps: int, backbone: str) -> dict:
         folder = Path(temporary)
         index_path = make_shards(folder, num_steps)
         for repeat in range(repeats):
-            rates.setdefault("by_hand", []).append(by_hand(backbone, num_steps))
-            rates.setdefault("ours", []).append(ours(index_path, folder / f"run-{repeat}", backbone))
-            for size, name in ((1, "one_worker"), (2, "two_workers")):
-                where = folder / f"world-{size}-{repeat}"
-                for who, rate in zip(
-                    ("ours", "by_hand"), world(size, index_path, where, backbone, num_steps), strict=True
-                ):
-                    rates.setdefault(f"{name}_{who}", []).append(rate)
+            if "process" in parts:
+                rates.setdefault("by_hand", []).append(by_hand(backbone, num_steps))
+                rates.setdefault("ours", []).append(ours(index_path, folder / f"run-{repeat}", backbone))
+            for size, name in ((1, "one_worker"), (2, "two_workers")) if "workers" in parts else ():
+                both = world(size, index_path, folder / f"world-{size}-{repeat}", backbone, num_steps)
+                rates.setdefault(f"{name}_ours", []).append(both[0])
+                rates.setdefault(f"{name}_by_hand", []).append(both[1])
     medians = {name: statistics.median(values) for name, values in rates.items()}
+    ratios = {
+        "ours_over_by_hand": ("ours", "by_hand"),
+        "two_over_one_ours": ("two_workers_ours", "one_worker_ours"),
+        "two_over_one_by_hand": ("two_workers_by_hand", "one_worker_by_hand"),
+    }
     return {
         "cores": num_cores,
         "backbone": backbone,
         **{f"{name}_images_per_second": round(value, 1) for name, value in medians.items()},
-        "ours_over_by_hand": round(medians["ours"] / medians["by_hand"], 3),
-        "two_over_one_ours": round(medians["two_workers_ours"] / medians["one_worker_ours"], 2),
-        "two_over_one_by_hand": round(medians["two_workers_by_hand"] / medians["one_worker_by_hand"], 2),
+        **{name: round(medians[one] / medians[other], 3) for name, (one, other) in ratios.items() if one in medians},
     }
 
 
@@ -174,5 +176,6 @@ if __name__ == "__main__":
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--steps", type=int, default=40, help="steps of 64 images a repeat")
     parser.add_argument("--backbone", default="resnet18")
+    parser.add_argument("--parts", nargs="+", choices=("process", "workers"), default=["process", "workers"])
     arguments = parser.parse_args()
-    print(json.dumps(main(arguments.repeats, arguments.steps, arguments.backbone)))
+    print(json.dumps(main(arguments.repeats, arguments.steps, arguments.backbone, arguments.parts)))

@@ -11,7 +11,7 @@ from pipeline.errors import ParamsError
 
 SAY_ENOUGH = {
     "batch_size", "epochs", "experiment", "horizontal_flip", "jpeg_quality", "keep_checkpoints",
-    "label_smoothing", "lr", "model_name", "name", "precision", "samples_per_shard", "seed", "vertical_flip",
+    "label_smoothing", "lr", "model_name", "name", "samples_per_shard", "seed", "vertical_flip",
 }  # fmt: skip
 """Fields whose name and type leave no question open; every other field has a docstring."""
 
