@@ -57,8 +57,8 @@ class Command:
         self._process.start()
         self.pid = self._process.pid
 
-    def wait(self) -> "Command":
-        self._process.join(PATIENCE_SECONDS)
+    def wait(self, seconds: float = PATIENCE_SECONDS) -> "Command":
+        self._process.join(seconds)
         if self._process.exitcode is None:
             os.killpg(self.pid, signal.SIGKILL)
             raise AssertionError(f"it did not end:\n{self.said}")

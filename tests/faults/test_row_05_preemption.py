@@ -6,7 +6,7 @@ import signal
 import pytest
 import ray_nodes
 import train_commands
-from train_commands import Fault
+from train_commands import PATIENCE_SECONDS, Fault
 
 
 def test_sigterm_leaves_a_checkpoint_of_the_next_step(undisturbed, project):
@@ -27,13 +27,14 @@ def test_sigterm_leaves_a_checkpoint_of_the_next_step(undisturbed, project):
 
 
 @pytest.mark.long_fault
+@pytest.mark.timeout(5 * PATIENCE_SECONDS)
 def test_a_node_that_announces_its_end_costs_no_restart_and_no_step(project, undisturbed_by_two):
     with ray_nodes.nodes(3) as cluster:
         folder = project(
             cluster={"num_workers": 2, "address": cluster.address, "max_failures": 0},
             training={"checkpoint_every_seconds": 1e6},
         )
-        done = train_commands.train(folder, Fault("announce loss", step=6, rank=1))
+        done = train_commands.Command(folder, Fault("announce loss", step=6, rank=1)).wait(2 * PATIENCE_SECONDS)
     assert done.exit_code == 0, done.said
     assert done.said.count("is being taken away; going on elsewhere from the newest checkpoint") == 1
     run = train_commands.the_run(folder)
