@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 import simplejpeg
 
 from pipeline.artifacts import Index, Scan, read_sample_table
-from pipeline.sharding.audit import EXPLANATIONS, AuditRule
+from pipeline.findings import EXPLANATIONS
+from pipeline.sharding.audit import AuditRule
 from pipeline.sharding.build import Built, ShardForm, SplitRule, build_shard_set
 from pipeline.sharding.manifest import Manifest
 from pipeline.sharding.resume import open_work

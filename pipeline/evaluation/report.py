@@ -14,9 +14,11 @@ from markupsafe import Markup
 
 from pipeline.artifacts import SPLITS, Index, Metrics, Run
 from pipeline.evaluation import figures, heatmap, verdict
+from pipeline.evaluation.audited import absent_names, found_rows
 from pipeline.evaluation.calibrate import reliability
 from pipeline.evaluation.gallery import Mistake
 from pipeline.evaluation.metrics import Confusion, confusion, interval
+from pipeline.findings import Audit, AuditPictures
 
 MAX_OPEN_ROWS = 30
 """Rows of a table that are shown at once; the rest is folded away."""
@@ -38,6 +40,8 @@ class Evaluated:
     run: Run
     history: dict[str, list[float]]
     mistakes: list[Mistake]
+    audit: Audit
+    pictures: AuditPictures
 
 
 def render(evaluated: Evaluated) -> str:
@@ -74,6 +78,8 @@ def render(evaluated: Evaluated) -> str:
         histogram=figures.confidence_histogram(probability_N, correct_N),
         mistakes=evaluated.mistakes,
         num_mistakes=int((~correct_N).sum()),
+        found=found_rows(evaluated.audit, evaluated.pictures),
+        absent=absent_names(evaluated.audit),
         data=_data(index, evaluated.samples),
         facts=_facts(evaluated.run, metrics),
     )

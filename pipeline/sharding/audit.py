@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.artifacts import SPLITS, Artifact, Reject
+from pipeline.artifacts import SPLITS, Reject
 from pipeline.errors import SourceError
+from pipeline.findings import EXPLANATIONS, Audit, Finding
 from pipeline.sections import Policy
 from pipeline.sharding.alike import MIN_CONTRAST
 from pipeline.sharding.groups import groups_of
@@ -18,47 +19,6 @@ from pipeline.sharding.split import NO_SPLIT, TRAIN
 
 MAX_EXAMPLES = 20
 """Groups of paths shown for each finding; the counts are whole."""
-
-EXPLANATIONS = {
-    "duplicates": "the same bytes more than once",
-    "near_duplicates": "nearly the same picture, in other bytes",
-    "contradictory_labels": "the same bytes under more than one label",
-    "contradictory_near_labels": "nearly the same picture under more than one label",
-    "leakage": "the same bytes in more than one split",
-    "near_leakage": "nearly the same picture in more than one split",
-    "group_leakage": "one group in more than one split",
-    "tiny_images": "a side under audit.tiny_below_px",
-    "dark_images": "brightness under audit.dark_below",
-    "blank_images": "hardly anything but one grey",
-    "rare_classes": "fewer training samples than audit.min_training_samples",
-}
-"""The findings, in the order of the report."""
-
-
-class Finding(Artifact):
-    policy: Policy
-    num_groups: int
-    num_images: int
-    examples: list[list[str]]
-    """Paths, a list for each group; of rare_classes the names of the classes."""
-
-
-class Audit(Artifact):
-    """data/audit.json"""
-
-    num_records: int
-    num_samples: int
-    num_rejects: int
-    rejects_by_reason: dict[str, int]
-    samples_by_class: dict[str, int]
-    samples_by_split: dict[str, int]
-    samples_by_kind: dict[str, int]
-    """File format and kind of pixels of the sources: `PNG RGBA`."""
-    height_px: dict[str, float]
-    width_px: dict[str, float]
-    """min, median and max of the samples' sources."""
-    findings: dict[str, Finding]
-    """By the names of EXPLANATIONS."""
 
 
 class AuditRule(NamedTuple):
@@ -93,9 +53,15 @@ class Samples(NamedTuple):
     """Of some rows."""
 
 
+class Audited(NamedTuple):
+    audit: Audit
+    rows: dict[str, list[np.ndarray]]
+    """By finding, the rows of each group of its examples; none of what is ignored."""
+
+
 def audit_samples(
     samples: Samples, classes: Sequence[str], rejects: Sequence[Reject], num_records: int, rule: AuditRule
-) -> Audit:
+) -> Audited:
     is_sample = samples.splits != NO_SPLIT
     num_samples = int(is_sample.sum())
     assert num_samples + len(rejects) == num_records, "a record is neither sample nor reject, or both"
@@ -103,12 +69,13 @@ def audit_samples(
     by_split = np.bincount(samples.splits[is_sample], minlength=len(SPLITS)).tolist()
     # One image is a group of its own here; a million of them are no million arrays.
     odd = {name: np.flatnonzero(is_odd & is_sample)[:, None] for name, is_odd in _odd_images(samples, rule)}
+    groups_of_findings = {**_groups(samples, is_sample), **odd}
     findings = {
         name: _finding(groups, samples.paths, rule.policies.get(name, "warn"))
-        for name, groups in {**_groups(samples, is_sample), **odd}.items()
+        for name, groups in groups_of_findings.items()
     }
     findings["rare_classes"] = _rare_classes(samples, classes, rule)
-    return Audit(
+    audit = Audit(
         num_records=num_records,
         num_samples=num_samples,
         num_rejects=len(rejects),
@@ -120,6 +87,8 @@ def audit_samples(
         width_px=_range(samples.look("width")[is_sample]),
         findings=findings,
     )
+    said = {name: groups for name, groups in groups_of_findings.items() if findings[name].policy != "ignore"}
+    return Audited(audit, {name: list(groups[:MAX_EXAMPLES]) for name, groups in said.items()})
 
 
 def warnings(audit: Audit) -> list[str]:

@@ -16,10 +16,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.artifacts import SPLITS, Index, MadeWith, Reject
+from pipeline.findings import Audit
 from pipeline.imaging.channels import Channels
 from pipeline.sharding.alike import group_alike
 from pipeline.sharding.arrange import Records, arrange, fixed_splits
-from pipeline.sharding.audit import Audit, AuditRule, Samples, audit_samples, is_refused
+from pipeline.sharding.audit import AuditRule, Samples, audit_samples, is_refused
 from pipeline.sharding.former import Progress, open_former
 from pipeline.sharding.groups import alone, group_equal
 from pipeline.sharding.growth import UNKNOWN, carry_shards
@@ -27,6 +28,7 @@ from pipeline.sharding.index import by_split, make_index, write_index
 from pipeline.sharding.inspect import RECORDS_PER_PIECE, Looks, Piece, inspect_records
 from pipeline.sharding.likeness import LIKENESS_DTYPE
 from pipeline.sharding.manifest import Manifest
+from pipeline.sharding.pictures import Source, draw_pictures
 from pipeline.sharding.pixels import find_channels, image_extension, measure_pixels, reject_others
 from pipeline.sharding.plan import NOTHING_TAKEN, PlannedShard, plan_shards
 from pipeline.sharding.reading import absolute_root
@@ -106,11 +108,12 @@ def build_shard_set(
             stored, why_anew = None, "fewer than half of its samples are still wanted"
         splits = splits_of(parts, split_rule.fold)
         samples = _samples(manifest, labels, splits, alike, looks, facts)
-        audit = audit_samples(samples, classes, list(rejects.values()), num_records, audit_rule)
+        audit, example_rows = audit_samples(samples, classes, list(rejects.values()), num_records, audit_rule)
         del samples, alike, records
         if is_refused(audit, audit_rule.max_rejected_fraction):
             return Built(None, audit, list(rejects.values()), 0, why_anew)
         check_no_split_is_empty(list(audit.samples_by_split.values()), split_rule)
+        pictures = draw_pictures(example_rows, Source(image_root, facts, classes, labels, splits))
         pixels = measure_pixels(looks, spool, splits, channels)
         carried, taken = [], NOTHING_TAKEN
         if stored is not None:
@@ -134,6 +137,7 @@ def build_shard_set(
     )
     assert sum(map(index.num_samples, SPLITS)) == audit.num_samples, "samples were lost on the way into shards"
     write_index(index, made)
+    pictures.write(made / "audit_pictures.json")
     made.replace(folder)
     return Built(index, audit, list(rejects.values()), num_new, why_anew)
 

@@ -5,6 +5,7 @@ import contextlib
 from pipeline import params
 from pipeline.artifacts import Index, Run, read_history
 from pipeline.errors import ArtifactError
+from pipeline.findings import Audit, AuditPictures
 from pipeline.stages import layout
 from pipeline.stages.publish import publishing
 
@@ -14,6 +15,8 @@ SPLIT = "test"
 def evaluate(evaluation: params.Evaluation, loading: params.Loading) -> None:
     index, run = Index.read(layout.INDEX, "shard"), Run.read(layout.RUN, "train")
     history = read_history(layout.HISTORY)
+    audit = Audit.read(layout.AUDIT, "shard")
+    pictures = AuditPictures.read(layout.AUDIT_PICTURES, "shard")
     _check_data(index, run)
 
     from pipeline.registry import export
@@ -34,7 +37,7 @@ def evaluate(evaluation: params.Evaluation, loading: params.Loading) -> None:
             table, index.classes, evaluation.num_mistakes, lambda keys: read_images(reader.opened, index, SPLIT, keys)
         )
     metrics = measure(table, index.classes, split=SPLIT, index_digest=index.digest, weights_sha256=exported.sha256)
-    page = render(Evaluated(table, samples, metrics, index, run, history, mistakes))
+    page = render(Evaluated(table, samples, metrics, index, run, history, mistakes, audit, pictures))
     _publish(table, metrics, page, index.classes)
     _summarise(metrics)
 

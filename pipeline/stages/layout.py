@@ -14,6 +14,7 @@ SHARDS_WORK = Path("data/.shards.work")
 """What a killed shard stage had finished; gone once the stage has ended well."""
 INDEX = SHARDS / "index.json"
 AUDIT = Path("data/audit.json")
+AUDIT_PICTURES = SHARDS / "audit_pictures.json"
 REJECTS = Path("data/rejects.jsonl")
 CONTACT_SHEET = Path("data/contact_sheet.html")
 MODEL = Path("data/model")

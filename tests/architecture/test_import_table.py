@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
-FOUNDATION = {"errors", "sections", "params", "artifacts", "stores"}
+FOUNDATION = {"errors", "sections", "params", "artifacts", "findings", "stores"}
 
 OURS = {
     "errors": set(),
     "sections": set(),
     "params": {"errors", "sections"},
     "artifacts": {"errors", "params"},
+    "findings": {"errors", "sections", "params", "artifacts"},
     "stores": {"errors"},
     "imaging": FOUNDATION,
     "sharding": FOUNDATION | {"imaging"},

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from audits import NO_PICTURES, audit_with
 from PIL import Image
 
 from pipeline import artifacts
@@ -164,8 +165,17 @@ def history() -> dict[str, list[float]]:
 
 
 def _evaluated(
-    pixels_NK, labels_N, *, classes=None, paths=None, slices=None, history=None, num_mistakes=4
-) -> Evaluated:
+    pixels_NK,
+    labels_N,
+    *,
+    classes=None,
+    paths=None,
+    slices=None,
+    history=None,
+    num_mistakes=4,
+    audit=None,
+    pictures=None,
+) -> Evaluated:  # fmt: skip
     """Everything the page needs, for these logits and labels; every image is one grey square."""
     num_classes = pixels_NK.shape[1]
     classes = classes or [f"class {k}" for k in range(num_classes)]
@@ -192,6 +202,8 @@ def _evaluated(
         run=_run(index.digest),
         history=history or HISTORY,
         mistakes=surest_mistakes(table, classes, num_mistakes, lambda keys: {k: _encoded((128,) * 3) for k in keys}),
+        audit=audit or audit_with(),
+        pictures=pictures or NO_PICTURES,
     )
 
 

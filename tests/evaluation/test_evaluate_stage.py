@@ -7,9 +7,11 @@ import numpy as np
 import projects
 import pyarrow.parquet as pq
 import pytest
+from audits import audit_with, picture
 
 from pipeline import artifacts, params
 from pipeline.errors import ArtifactError
+from pipeline.findings import AuditPictures
 from pipeline.stages import layout
 from pipeline.stages.evaluate import evaluate
 
@@ -55,6 +57,8 @@ def repository(tmp_path, monkeypatch, exported, write_shards, encoded, run_recor
     index = write_shards(tmp_path / layout.SHARDS, CLASSES, {"train": samples[:2], "test": samples[2:]}, ["hour"])
     (tmp_path / layout.MODEL).symlink_to(exported[0])
     run_record(index.digest).write(layout.RUN)
+    audit_with(leakage=(1, 2)).write(layout.AUDIT)
+    AuditPictures(examples={"leakage": [[picture(1, "a.jpg"), picture(1, "b.jpg")]]}).write(layout.AUDIT_PICTURES)
     with layout.HISTORY.open("w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(history)
@@ -67,6 +71,7 @@ def test_the_stage_leaves_a_whole_report(repository, exported, capsys):
     assert sorted(path.name for path in layout.REPORT.iterdir()) == [
         "confusion.csv", "metrics.json", "predictions.parquet", "report.html",
     ]  # fmt: skip
+    assert 'alt="b.jpg"' in layout.PAGE.read_text()
     table = pq.read_table(layout.PREDICTIONS)
     assert table["key"].to_pylist() == list(range(2, 11))
     assert table["label"].to_pylist() == [key % 2 for key in range(2, 11)]

@@ -5,11 +5,13 @@ import re
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from audits import audit_with, picture
 
 from pipeline.evaluation import report, verdict
 from pipeline.evaluation.calibrate import reliability
 from pipeline.evaluation.metrics import confusion
 from pipeline.evaluation.report import render
+from pipeline.findings import AuditPictures
 
 VOID = {"meta", "img", "br", "hr", "input", "link", "col", "wbr", "base", "area", "embed", "source", "track"}
 HOSTILE = "<script>alert(1)</script>"
@@ -92,7 +94,7 @@ def test_every_link_of_the_page_leads_to_a_section(evaluated):
     page = Page(render(evaluated(*confused(3, 50), slices={"camera": ["x"] * 50})))
     ids = {attributes["id"] for _, attributes in page.elements if "id" in attributes}
     links = [attributes["href"][1:] for tag, attributes in page.elements if tag == "a"]
-    assert len(links) == 8
+    assert len(links) == 9
     assert set(links) <= ids
 
 
@@ -114,6 +116,25 @@ def test_names_and_paths_stay_text(evaluated):
     assert ATTRIBUTE in page.text
     assert page.count("i", style="x") == 0
     assert not any("onload" in attributes for _, attributes in page.elements)
+
+
+def test_the_audit_shows_pictures_of_what_it_found_and_names_stay_text(evaluated):
+    groups = [[picture(1, f"{HOSTILE}/1.jpg", ATTRIBUTE, "train"), picture(1, "2.jpg", "cat", "test")]]
+    audit, pictures = audit_with(leakage=(3, 6), dark_images=(2, 2)), AuditPictures(examples={"leakage": groups})
+    text = render(evaluated(*confused(3, 40), num_mistakes=0, audit=audit, pictures=pictures))
+    page = Page(text)
+    assert page.count("img", src=groups[0][0].data_uri) == 2
+    assert "<script" not in text
+    assert not any("onload" in attributes for _, attributes in page.elements)
+    assert "the same bytes in more than one split" in page.text
+    assert f"{HOSTILE}/1.jpg" in page.text
+    assert "2 more; audit.json lists" in page.text
+    assert re.search(r"Not found: duplicates, near duplicates, .*blank images, rare classes\.", page.text)
+
+
+def test_an_audit_that_found_nothing_says_so(evaluated):
+    page = Page(render(evaluated(*confused(3, 40))))
+    assert "Nothing was found of these: duplicates," in page.text
 
 
 def test_the_same_evaluation_gives_the_same_bytes(evaluated, tmp_path):

@@ -7,9 +7,8 @@ from hypothesis import strategies as st
 
 from pipeline import sections
 from pipeline.artifacts import Reject
+from pipeline.findings import EXPLANATIONS, Audit
 from pipeline.sharding.audit import (
-    EXPLANATIONS,
-    Audit,
     AuditRule,
     Samples,
     audit_samples,
@@ -40,7 +39,7 @@ def audit_of(contents: list[tuple[int, ...]], labels: list[int] | None = None, r
     rejects = [Reject(path="x.jpg", reason="truncated", detail="")] * int(
         (columns.get("splits", samples.splits) < 0).sum()
     )
-    return audit_samples(samples._replace(**columns), ["a", "b"], rejects, num_samples, rule)
+    return audit_samples(samples._replace(**columns), ["a", "b"], rejects, num_samples, rule).audit
 
 
 def different(num_samples: int) -> list[tuple[int, ...]]:

@@ -61,7 +61,7 @@ def test_an_image_that_keeps_its_bytes_is_not_copied_into_the_spool(spool):
 def test_nothing_but_the_set_is_left(tmp_path, short_side_px):
     build(two_classes(tmp_path / "source"), tmp_path / "shards", form=ShardForm(short_side_px, 90, 8))
     assert sorted(path.name for path in (tmp_path / "shards").iterdir()) == sorted(
-        ["_info.json", "index.json", "train", "validation", "test"]
+        ["_info.json", "audit_pictures.json", "index.json", "train", "validation", "test"]
     )
 
 

@@ -7,6 +7,7 @@ import pytest
 import remote_shards
 import s3_server
 import shard_sets
+from audits import NO_PICTURES, audit_with
 from typer.testing import CliRunner
 
 from pipeline import params, stores
@@ -35,6 +36,8 @@ def project(tmp_path, monkeypatch, server):
     folder = projects.write(tmp_path / "project", projects.SMALL, SMALL)
     monkeypatch.chdir(folder)
     shard_sets.write(layout.SHARDS, {"train": [20, 20], "validation": [9], "test": [7, 6]})
+    audit_with().write(layout.AUDIT)
+    NO_PICTURES.write(layout.AUDIT_PICTURES)
     store, bucket = stores._store("s3://shards-of-a-test")
     store.mkdirs(bucket, exist_ok=True)
     remote_shards.move(layout.INDEX, "s3://shards-of-a-test", lambda name, data: store.pipe(f"{bucket}/{name}", data))
