@@ -96,7 +96,10 @@ def _blocks(hashes: np.ndarray, mask: np.uint64) -> Iterator[np.ndarray]:
     if num_parts == 1:
         yield np.arange(len(hashes))
         return
-    part = ((hashes & mask) * MIXING >> np.uint64(48)).astype(np.uint16) % np.uint16(num_parts)
+    part = np.empty(len(hashes), np.uint16)
+    for start in range(0, len(hashes), HASHES_AT_ONCE):
+        mixed = (hashes[start : start + HASHES_AT_ONCE] & mask) * MIXING >> np.uint64(48)
+        part[start : start + HASHES_AT_ONCE] = mixed % np.uint64(num_parts)
     for number in range(num_parts):
         yield np.flatnonzero(part == number)
 

@@ -65,7 +65,7 @@ def test_a_set_at_an_address_is_the_one_beside_its_index(bucket, tmp_path, num_w
     source = two_classes(tmp_path / "source")
     build(source, tmp_path / "beside")
     build(source, tmp_path / "shards", form=there(bucket), num_workers=num_workers)
-    assert list(files_of(tmp_path / "shards")) == ["index.json"]
+    assert list(files_of(tmp_path / "shards")) == ["audit_pictures.json", "index.json"]
     index, beside = verified(tmp_path / "shards"), Index.read(tmp_path / "beside/index.json", "shard")
     assert index.location == bucket
     assert beside_it(index) == beside
@@ -162,10 +162,10 @@ def test_the_stages_by_params_leave_the_index_alone(bucket, tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     two_classes(tmp_path / "photos")
     data_project.stages(tmp_path, destination=bucket)
-    assert [path.name for path in layout.SHARDS.rglob("*")] == ["index.json"]
+    assert sorted(path.name for path in layout.SHARDS.rglob("*")) == ["audit_pictures.json", "index.json"]
     verify()
     assert "whole: 60 samples in 1 shards" in capsys.readouterr().out
     fill(tmp_path, {"photos/cat/new.jpg": jpeg(1000)})
     data_project.stages(tmp_path, destination=bucket)
     assert "generation 1: 1 samples written" in capsys.readouterr().out
-    assert [path.name for path in layout.SHARDS.rglob("*")] == ["index.json"]
+    assert sorted(path.name for path in layout.SHARDS.rglob("*")) == ["audit_pictures.json", "index.json"]

@@ -62,7 +62,10 @@ def test_train_evaluate_verify_browse_order_and_ledger(project, capsys):
         done = CliRunner().invoke(app, command)
         assert done.exit_code == 0, done.output
     assert "exact: 10 of 10 steps committed" in capsys.readouterr().out + done.output
-    assert sorted(path.name for path in layout.SHARDS.rglob("*") if path.is_file()) == ["index.json"]
+    assert sorted(path.name for path in layout.SHARDS.rglob("*") if path.is_file()) == [
+        "audit_pictures.json",
+        "index.json",
+    ]
 
 
 def test_verify_looks_at_the_store_and_not_at_the_cache(project):
