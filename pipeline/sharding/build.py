@@ -28,7 +28,7 @@ from pipeline.sharding.index import by_split, make_index, write_index
 from pipeline.sharding.inspect import RECORDS_PER_PIECE, Looks, Piece, inspect_records
 from pipeline.sharding.likeness import LIKENESS_DTYPE
 from pipeline.sharding.manifest import Manifest
-from pipeline.sharding.pictures import Source, draw_pictures
+from pipeline.sharding.pictures import PICTURES, Source, draw_pictures
 from pipeline.sharding.pixels import find_channels, image_extension, measure_pixels, reject_others
 from pipeline.sharding.plan import NOTHING_TAKEN, PlannedShard, plan_shards
 from pipeline.sharding.reading import absolute_root
@@ -125,19 +125,13 @@ def build_shard_set(
         shard_works = _work(plan, made, image_root, spool, labels, len(classes), channels, form.destination)
         with progress("writing", num_new) as advance:
             shards = [*carried, *workers.map(write_shard, shard_works, advance)]
+    of_splits = by_split(shards, split_rule.fold)
     index = make_index(
-        classes,
-        by_split(shards, split_rule.fold),
-        pixels,
-        metadata_columns,
-        num_records,
-        len(rejects),
-        rules,
-        stored and stored.index,
+        classes, of_splits, pixels, metadata_columns, num_records, len(rejects), rules, stored and stored.index
     )
     assert sum(map(index.num_samples, SPLITS)) == audit.num_samples, "samples were lost on the way into shards"
     write_index(index, made)
-    pictures.write(made / "audit_pictures.json")
+    pictures.write(made / PICTURES)
     made.replace(folder)
     return Built(index, audit, list(rejects.values()), num_new, why_anew)
 

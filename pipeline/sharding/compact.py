@@ -6,6 +6,7 @@ look-alikes came later, what comes out is the same to the byte.
 
 import json
 import math
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from pipeline.sharding.former import Progress, Stored, open_shard_set
 from pipeline.sharding.growth import is_live
 from pipeline.sharding.index import all_shards, write_index
 from pipeline.sharding.pack import Sample, pack_shard
+from pipeline.sharding.pictures import PICTURES
 from pipeline.sharding.plan import plan_shards
 from pipeline.sharding.split import part_of
 from pipeline.sharding.tar import BLOCK_BYTES, member_end
@@ -98,6 +100,7 @@ def compact_shard_set(index_path: Path, folder: Path, num_workers: int | None, p
     digest = index_digest(former.classes, all_shards(splits))
     index = former.model_copy(update={"splits": splits, "generation": 0, "digest": digest})
     write_index(index, folder)
+    shutil.copyfile(index_path.with_name(PICTURES), folder / PICTURES)
     return index
 
 

@@ -18,6 +18,9 @@ from pipeline.imaging.resizing import resize
 from pipeline.sharding.reading import read_image
 from pipeline.sharding.records import Facts, FactsFile
 
+PICTURES = "audit_pictures.json"
+"""Beside the index."""
+
 LONG_SIDE_PX = 160
 JPEG_QUALITY = 80
 MAX_GROUPS, MAX_IMAGES = 6, 4
