@@ -220,7 +220,9 @@ def test_window_bytes_is_the_most_that_any_window_touches(lanes, window):
 def test_a_balanced_order_needs_every_shard_at_once(remote):
     reader = SplitReader(remote, "train")
     total = sum(shard.num_bytes for shard in reader.shards)
-    steps = balanced_order(reader.shard_class_counts, reader.labels, seed=0, epoch=0, digest="d", global_batch_size=BATCH)
+    steps = balanced_order(
+        reader.shard_class_counts, reader.labels, seed=0, epoch=0, digest="d", global_batch_size=BATCH
+    )
     with pytest.raises(ParamsError, match=f"{total} bytes for loading.sampling: balanced, which draws from all"):
         check_cache(steps, reader.shards, total - 1, 1)
     reader.close()
