@@ -3,10 +3,14 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from image_folders import build, fill, jpeg, smooth, used_samples
 
-from pipeline.artifacts import Index, read_sample_table
+from pipeline.artifacts import Index, read_sample_table, read_stored_table
+from pipeline.errors import ArtifactError
+from pipeline.evaluation.samples import read_images, read_samples
+from pipeline.loading.read import SplitReader
 from pipeline.sharding.split import SplitRule
 from pipeline.sharding.tables import TableColumns
 
@@ -121,3 +125,27 @@ def test_no_old_sample_moves_when_its_look_alikes_come(tmp_path):
             == 1
         )
     assert built.audit.findings["near_leakage"].num_groups == 0
+
+
+def test_loader_and_evaluation_are_given_no_removed_image(tmp_path):
+    rows = [(str(n), "ab"[n % 2], "test" if n % 3 == 0 else "train", "", "x") for n in range(30)]
+    build_table(tmp_path / "source", tmp_path / "old", rows)
+    stay = [row for row in rows if int(row[0]) % 5]
+    index = build_table(tmp_path / "source", tmp_path / "new", stay, former=tmp_path / "old").index
+    index_path = tmp_path / "new/index.json"
+    assert any(shard.tombstones for shard in index.splits["train"])
+    for split in ("train", "test"):
+        paths = {path for path, (where, *_) in live(tmp_path / "new").items() if where == split}
+        reader = SplitReader(index_path, split)
+        shards, table = reader.locate(np.arange(reader.num_samples))
+        images = {reader.image_bytes(int(shard), row) for shard, row in zip(shards, table, strict=True)}
+        assert images == {jpeg(int(path.split(".")[0])) for path in paths}
+        assert reader.class_counts == index.class_counts(split) == np.bincount(table["label"], minlength=2).tolist()
+        evaluated = read_samples(reader.opened, index, split)
+        assert set(evaluated["path"].to_pylist()) == paths
+        assert evaluated["key"].to_pylist() == sorted(table["key"].tolist())
+        removed = next(shard for shard in index.splits[split] if shard.tombstones)
+        key = int(read_stored_table(index_path, removed)["key"][removed.tombstones[0]])
+        with pytest.raises(ArtifactError, match=f"has no sample {key}"):
+            read_images(reader.opened, index, split, [key])
+        reader.close()
