@@ -145,6 +145,16 @@ def tune_batch(
 
 
 @app.command()
+def scout(
+    candidates: Annotated[list[str], typer.Argument(help="Backbones, each alone or as backbone=weights.")],
+    samples: Annotated[int, typer.Option(min=4, help="Training images to look at.")] = 2000,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Compare backbones by their frozen features, before one is trained."""
+    _call("scout", candidates=candidates, num_samples=samples, as_json=json)
+
+
+@app.command()
 def browse(
     split: Annotated[Split, typer.Option(help="train, validation or test.")] = Split.train,
     per_class: Annotated[int, typer.Option(min=1, help="Samples of each class.")] = 8,

@@ -25,6 +25,13 @@ def build(
     Source: You et al. 2020 (LAMB); Jordan et al. 2024 (Muon), scaled as AdamW's updates are.
     """
     groups = _groups(model, weight_decay, lr_scales or {})
+    made = _make(groups, name, lr, momentum, is_thawing)
+    # Fused ones would undo fp16's scaling in their step, after the clipping; Lightning refuses that.
+    made._step_supports_amp_scaling = False
+    return made
+
+
+def _make(groups: list[dict], name: str, lr: float, momentum: float, is_thawing: bool) -> torch.optim.Optimizer:
     betas = (momentum, SECOND_BETA)
     if name == "adamw":
         return torch.optim.AdamW(groups, lr=lr, betas=betas, fused=True)

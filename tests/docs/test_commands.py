@@ -21,6 +21,7 @@ RUN_HERE = {
     "convoy train": "validation top-1",
     "convoy find-lr --steps 10": "learning rate",
     "convoy tune-batch --largest 32": "Try loading.global_batch_size: ",
+    "convoy scout test_resnet convoynet test_vit --samples 60": "the best first",
     "convoy ledger": "steps committed",
     "convoy track sync": "nothing waits",
     "convoy register": "version 1 is champion",

@@ -139,6 +139,14 @@ def test_frozen_normalisation_keeps_weights_and_statistics(index_path, source, t
     assert not any("running" in name or "bn" in name for name in names)
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_fewer_bits_and_clipping_go_together(index_path, source, tmp_path, optimizer):
+    changes = {"training": {"precision": "bf16", "clip_norm": 1.0, "epochs": 1}, "optimizer": {"name": optimizer}}
+    what = task(index_path, source, tmp_path, changes)
+    train(what)
+    assert changed(what, source)
+
+
 def _rank(rank, what, rendezvous):
     torch.distributed.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
     torch.set_num_threads(1)

@@ -1,0 +1,43 @@
+"""Frozen features judged as scikit-learn judges them."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
+
+from pipeline.evaluation import scouting
+
+
+@pytest.fixture(params=[0.5, 2.0, 8.0])
+def halves(request):
+    """Three clouds of six features, more or less mixed."""
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 3, 400)
+    features = random.normal(0, request.param, (400, 6)) + random.normal(0, 2, (3, 6))[labels]
+    features_NF, labels_N = torch.tensor(features, dtype=torch.float32), torch.tensor(labels)
+    return features_NF[:280], labels_N[:280], features_NF[280:], labels_N[280:]
+
+
+def test_the_neighbours_are_scikit_learns(halves):
+    fit, labels, judged, wanted = (each.numpy() for each in halves)
+    theirs = KNeighborsClassifier(scouting.NUM_NEIGHBOURS, metric="cosine").fit(fit, labels).score(judged, wanted)
+    assert scouting.knn_top1(*halves, 3) == pytest.approx(theirs, abs=1e-6)
+
+
+def test_the_probe_is_scikit_learns(halves):
+    fit, labels, judged, wanted = (each.numpy().astype(np.float64) for each in halves)
+    mean, std = fit.mean(0), fit.std(0, ddof=1)
+    theirs = LogisticRegression(C=1.0, max_iter=2000).fit((fit - mean) / std, labels)
+    assert scouting.probe_top1(*halves, 3) == pytest.approx(theirs.score((judged - mean) / std, wanted), abs=0.01)
+
+
+def test_fewer_samples_than_neighbours_all_vote():
+    features_NF = torch.eye(3)
+    assert scouting.knn_top1(features_NF, torch.tensor([1, 1, 0]), features_NF, torch.tensor([1, 1, 1]), 2) == 1.0
+
+
+def test_a_feature_that_never_changes_is_no_trouble():
+    features_NF = torch.tensor([[0.0, 1.0], [1.0, 1.0], [0.0, 1.0], [1.0, 1.0]])
+    labels_N = torch.tensor([0, 1, 0, 1])
+    assert scouting.probe_top1(features_NF, labels_N, features_NF, labels_N, 2) == 1.0
