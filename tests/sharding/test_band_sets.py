@@ -18,6 +18,7 @@ from pipeline.imaging.arrays import encode_array
 from pipeline.imaging.resizing import limit_short_side
 from pipeline.sharding import inspect, write
 from pipeline.sharding.build import build_shard_set
+from pipeline.sharding.compact import compact_shard_set
 from pipeline.sharding.verify import verify_shard_set
 
 KINDS = [(5, "uint8"), (13, "uint16"), (1, "uint16"), (3, "uint16"), (2, "uint8")]
@@ -223,3 +224,15 @@ def test_a_set_grows_until_most_images_are_of_another_kind(tmp_path):
     anew = build(source, tmp_path / "anew", former=tmp_path / "grown")
     assert anew.why_anew == "channels changed"
     assert (anew.index.num_channels, anew.index.num_rejects, old.index.num_channels) == (4, 65, 5)
+
+
+def test_a_compacted_set_is_what_is_written_anew(tmp_path):
+    source = bands.two_classes(tmp_path / "source", 40, 4, "uint16")
+    build(source, tmp_path / "old")
+    for number in range(0, 40, 5):
+        (source / f"cat/{number:03d}.npy").unlink()
+    build(source, tmp_path / "grown", former=tmp_path / "old")
+    (tmp_path / "compact").mkdir()
+    compact_shard_set(tmp_path / "grown/index.json", tmp_path / "compact", 1, silent)
+    build(source, tmp_path / "anew")
+    assert files_of(tmp_path / "compact") == files_of(tmp_path / "anew")
