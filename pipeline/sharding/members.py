@@ -72,7 +72,7 @@ def _samples(tar: Tar, ignored: Counter) -> Iterator[tuple[_Image, dict[str, byt
                 ignored["sample_without_an_image"] += 1
             key, image, labels, seen = member_key, None, {}, set()
         seen.add(extension)
-        if f".{extension}".encode() in IMAGE_EXTENSIONS and (image is None or image.member.endswith(".npy")):
+        if f".{extension}".encode() in IMAGE_EXTENSIONS and (image is None or image.member.lower().endswith(".npy")):
             # An array beside a picture is something else of the sample: a mask, an embedding.
             ignored["unknown_extension"] += image is not None
             image = _Image(member.name, member.offset_data, member.size)

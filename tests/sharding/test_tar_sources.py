@@ -148,7 +148,7 @@ def test_what_is_no_sample_is_counted(tmp_path):
     }
 
 
-@pytest.mark.parametrize("order", [("npy", "jpg"), ("jpg", "npy")])
+@pytest.mark.parametrize("order", [("npy", "jpg"), ("jpg", "npy"), ("NPY", "jpg")])
 def test_an_array_is_the_image_where_there_is_no_picture(tmp_path, order):
     beside = [(f"1.{extension}", jpeg(1)) for extension in order]
     alone = [("2.npy", jpeg(2)), ("2.cls", b"b")]
