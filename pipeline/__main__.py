@@ -110,6 +110,14 @@ def ledger(
 
 
 @app.command()
+def plan(
+    json: Annotated[bool, typer.Option("--json", help="One JSON object: bytes, seconds and counts.")] = False,
+) -> None:
+    """Say what the run will take: steps, memory, disk, time and cost, from a few real batches."""
+    _call("plan", as_json=json)
+
+
+@app.command()
 def order(
     split: Annotated[Split, typer.Option(help="train, validation or test.")] = Split.train,
     epoch: Annotated[int, typer.Option(min=0, help="Counted from 0.")] = 0,

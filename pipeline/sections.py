@@ -277,6 +277,8 @@ class Cluster(Section):
     """A rank that says nothing for so long is taken for lost. More than the slowest checkpoint takes."""
     wait_seconds: Annotated[float, Field(ge=0.0)]
     """How long ranks wait for a running cluster to have room for them: for nodes that join, or replace lost ones."""
+    price_per_gpu_hour: Annotated[float, Field(ge=0.0)] | None
+    """What `convoy plan` reckons a rank's hour at, in whatever currency; null for no reckoning."""
     storage: str | None
     """Folder that every node sees: runs and, in a Ray job, the stages' outputs go there; null for the repository."""
 

@@ -71,7 +71,7 @@ def connected(address: str | None) -> Iterator[None]:
     import ray
 
     if address:
-        _knock(address)
+        knock(address)
     try:
         if address:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
@@ -97,7 +97,7 @@ def connected(address: str | None) -> Iterator[None]:
         ray.shutdown()
 
 
-def _knock(address: str) -> None:
+def knock(address: str) -> None:
     """Raises ClusterError when nothing listens; Ray itself would ask for five minutes."""
     host, _, port = address.rpartition("/")[2].rpartition(":")
     try:
@@ -128,6 +128,20 @@ def draining_nodes() -> set[str]:
     return set(ray._private.state.state.get_draining_nodes())
 
 
+def no_room(num_ranks: int, nodes: Sequence[Node]) -> ClusterError:
+    """What is said of ranks that do not fit on the nodes."""
+    return ClusterError(
+        f"{_lacking(num_ranks, nodes)}; use {max(sum(node.num_cpus for node in nodes), 1)} or less, or add nodes. "
+        "Nothing is gone: the same command then goes on from the newest checkpoint. cluster.wait_seconds says how long "
+        "to wait for nodes."
+    )
+
+
+def _lacking(num_ranks: int, nodes: Sequence[Node]) -> str:
+    num_cpus = sum(node.num_cpus for node in nodes)
+    return f"cluster.num_workers={num_ranks} ranks need a core each and the cluster has {num_cpus}"
+
+
 def wait_for_room(num_ranks: int, deadline: float, say: Callable[[str], None]) -> Room:
     """Room for the ranks, as soon as there is; `deadline` is on the monotonic clock.
 
@@ -139,14 +153,10 @@ def wait_for_room(num_ranks: int, deadline: float, say: Callable[[str], None]) -
         room = room_for(num_ranks, found)
         if room:
             return room
-        num_cpus, seconds = sum(node.num_cpus for node in found), deadline - time.monotonic()
-        lacking = f"cluster.num_workers={num_ranks} ranks need a core each and the cluster has {num_cpus}"
+        seconds = deadline - time.monotonic()
         if seconds <= 0:
-            raise ClusterError(
-                f"{lacking}; use {max(num_cpus, 1)} or less, or add nodes. Nothing is gone: the same command then goes "
-                "on from the newest checkpoint. cluster.wait_seconds says how long to wait for nodes."
-            )
+            raise no_room(num_ranks, found)
         if not said:
-            say(f"{lacking}; waiting up to {seconds:.0f} s for nodes")
+            say(f"{_lacking(num_ranks, found)}; waiting up to {seconds:.0f} s for nodes")
             said = True
         threading.Event().wait(min(_POLL_SECONDS, seconds))

@@ -29,7 +29,9 @@ def find_lr(lowest: float, highest: float, num_steps: int, as_json: bool) -> Non
         raise ParamsError(f"--lowest {lowest:g} and --highest {highest:g} must be rates over 0, in this order.")
     sections = params.read(layout.PARAMS, list(inspect.signature(describe).parameters)[1:])
     task = describe(Index.read(layout.INDEX, made_by="shard"), **sections)
-    with contextlib.closing(SplitReader(task.index_path, "train", task.loading.cache_bytes)) as reader:
+    with contextlib.closing(
+        SplitReader(task.index_path, "train", task.loading.cache_bytes, task.loading.subset_fraction)
+    ) as reader:
         trial = Trial(task, reader)
         with contextlib.closing(trial.batches()) as batches:
             climbing = lr_range.climb(

@@ -26,7 +26,9 @@ def tune_batch(largest: int, as_json: bool) -> None:
     num_ranks = max(1, sections["cluster"].num_workers)
     sizes = [SMALLEST * 2**power for power in range(32) if SMALLEST * 2**power <= max(largest, SMALLEST)]
     console = Console(highlight=False)
-    with contextlib.closing(SplitReader(task.index_path, "train", task.loading.cache_bytes)) as reader:
+    with contextlib.closing(
+        SplitReader(task.index_path, "train", task.loading.cache_bytes, task.loading.subset_fraction)
+    ) as reader:
         trial = Trial(task, reader)
         measured = []
         if not as_json:

@@ -1,8 +1,10 @@
 """A few steps of a run without its surroundings: its batches, network, loss and optimizer; no ledger, nothing kept."""
 
 import contextlib
+import math
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 
 from pipeline.loading.augment import Augmentation
@@ -22,6 +24,8 @@ class Trial:
         index = reader.index
         self._task, self._reader = task, reader
         self.image_shape = (index.num_channels, task.model.input_px, task.model.input_px)
+        self.image_bytes = math.prod(self.image_shape) * np.dtype(index.pixel_dtype).itemsize
+        self.num_validation_samples = index.num_samples("validation")
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         network = build_network(task, index, is_fresh=True)
         self.network = network.to(self.device).train()
@@ -33,11 +37,11 @@ class Trial:
             task.training.loss,
             label_smoothing=task.training.label_smoothing,
             balance=task.training.balance,
-            class_counts=index.class_counts("train"),
+            class_counts=reader.class_counts,
         )
 
-    def batches(self) -> Iterator[Batch]:
-        """The run's own batches from its first step on, epoch after epoch, without end."""
+    def batches(self, world_size: int = 1) -> Iterator[Batch]:
+        """Rank 0's own batches from the run's first step on, epoch after epoch, without end."""
         plan = self._task.plan(self._reader.index.digest)
         epoch = 0
         while True:
@@ -48,7 +52,7 @@ class Trial:
                     Augmentation(**self._task.augment.of_one_image()),
                     input_px=self._task.model.input_px,
                     rank=0,
-                    world_size=1,
+                    world_size=world_size,
                     first_step=0,
                     num_workers=self._task.loading.workers_per_rank,
                 )

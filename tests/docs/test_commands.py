@@ -14,6 +14,7 @@ from pipeline.__main__ import app
 RUN_HERE = {
     "convoy predict data/raw/demo/X/00000.jpg": "data/raw/demo/X/00000.jpg",
     "convoy doctor": "what to do",
+    "convoy plan": "memory of a rank",
     "convoy scan": "120 images of 2 classes",
     "convoy verify": "120 samples in 3 shards",
     "convoy order --split train --epoch 3 --world-size 4 --rank 1 --from-step 1 --steps 2": '"epoch": 3, "step": 1, ',
