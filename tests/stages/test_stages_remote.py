@@ -1,5 +1,7 @@
 """Every command that reads shards, on shards that lie in a bucket."""
 
+import contextlib
+import inspect
 import json
 
 import projects
@@ -12,9 +14,15 @@ from typer.testing import CliRunner
 
 from pipeline import params, stores
 from pipeline.__main__ import app
+from pipeline.artifacts import SPLITS, Index
 from pipeline.errors import ArtifactError
+from pipeline.loading.batches import split_batches
+from pipeline.loading.read import SplitReader
 from pipeline.stages import layout
 from pipeline.stages.evaluate import evaluate
+from pipeline.stages.scan import scan
+from pipeline.stages.shard import shard
+from pipeline.stages.train import train
 from pipeline.stages.verify import verify
 
 SMALL = {"loading": {"global_batch_size": 8}, "model": {"input_px": 32}, "training": {"epochs": 2}}
@@ -45,16 +53,14 @@ def project(tmp_path, monkeypatch, server):
     stores._filesystem.cache_clear()
 
 
-def sections(*names):
-    return params.read(layout.PARAMS, names)
+def run(stage):
+    """With the sections that it reads."""
+    stage(**params.read(layout.PARAMS, inspect.signature(stage).parameters))
 
 
 def test_train_evaluate_verify_browse_order_and_ledger(project, capsys):
-    from pipeline.stages.train import train
-
-    names = ("loading", "augment", "model", "optimizer", "schedule", "training", "cluster", "tracking")
-    train(**sections(*names))
-    evaluate(**sections("evaluation", "loading"))
+    run(train)
+    run(evaluate)
     assert json.loads(layout.METRICS.read_text())["num_samples"] == 13
     verify()
     assert "whole: 62 samples in 5 shards" in capsys.readouterr().out
@@ -66,6 +72,21 @@ def test_train_evaluate_verify_browse_order_and_ledger(project, capsys):
         "audit_pictures.json",
         "index.json",
     ]
+
+
+def test_what_the_shard_stage_sent_is_what_the_loader_reads(project):
+    changes = {"shards": {"destination": "s3://shards-of-a-test/sent"}, "split": {"validation_fraction": 0.2}}
+    projects.write(project, projects.SMALL, SMALL, changes)
+    run(scan)
+    run(shard)
+    verify()
+    index = Index.read(layout.INDEX, "shard")
+    keys = []
+    for split in SPLITS:
+        with contextlib.closing(SplitReader(layout.INDEX, split)) as reader:
+            for batch in split_batches(reader, input_px=32, batch_size=16, num_workers=1):
+                keys += batch.keys_B[batch.mask_B.numpy()].tolist()
+    assert len(set(keys)) == len(keys) == index.num_records - index.num_rejects == 120
 
 
 def test_verify_looks_at_the_store_and_not_at_the_cache(project):
