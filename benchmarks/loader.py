@@ -24,8 +24,12 @@ NUM_CLASSES = 10
 SHORT_SIDE_PX = 256
 LOADERS = {
     "original": ("convoy", "ffcv", "dali", "imagefolder", "litdata", "mosaicml", "webdataset"),
-    "256 px": ("convoy", "convoy_long_side_256", "ffcv_long_side_256", "dali", "webdataset"),
-}
+    "256 px": (
+        "convoy", "convoy_long_side_256", "convoy_decoded_long_side_256", "ffcv_long_side_256",
+        "ffcv_raw_long_side_256", "dali", "webdataset",
+    ),
+}  # fmt: skip
+DECODED_CACHE_BYTES = 4_000_000_000
 
 
 def main() -> None:
@@ -168,11 +172,14 @@ def _measure_here(loader: str, folder: str) -> None:
 
     from pipeline.loading.augment import Augmentation
     from pipeline.loading.batches import training_batches
+    from pipeline.loading.kept import open_decoded
     from pipeline.loading.order import order
     from pipeline.loading.read import SplitReader
 
-    shards = "shards-long-side-256" if loader == "convoy_long_side_256" else "shards"
+    shards = "shards-long-side-256" if loader.endswith("long_side_256") else "shards"
     reader = SplitReader(Path(folder) / shards / "index.json", "train")
+    os.environ["CONVOY_CACHE"] = str(Path(folder) / "cache")
+    limit_bytes = DECODED_CACHE_BYTES if "decoded" in loader else 0
     augmentation = Augmentation((0.08, 1.0), (3 / 4, 4 / 3), False, False, 0.0)
     epochs = iter(range(1_000_000))
 
@@ -182,11 +189,12 @@ def _measure_here(loader: str, folder: str) -> None:
         )
         made = training_batches(
             reader, steps, augmentation,
-            input_px=peer.SIDE_PX, rank=0, world_size=1, first_step=0, num_workers=peer.WORKERS,
+            input_px=peer.SIDE_PX, rank=0, world_size=1, first_step=0, num_workers=peer.WORKERS, decoded=decoded,
         )  # fmt: skip
         return (len(batch.labels_B) for batch in made)
 
-    print(json.dumps(peer.rate(epoch)))
+    with open_decoded(reader, limit_bytes, print) as decoded:
+        print(json.dumps(peer.rate(epoch)))
 
 
 if __name__ == "__main__":

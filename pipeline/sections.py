@@ -130,7 +130,11 @@ class Loading(Section):
     """What shards at an address may take of each machine's disk, in the folder that CONVOY_CACHE names; null for
     no limit."""
 
-    not_in_fingerprint = frozenset({"workers_per_rank", "cache_bytes"})
+    decoded_cache_bytes: Annotated[int, Field(ge=0)]
+    """What decoded training images may take of each machine's disk, there too, so that later epochs decode none of
+    those that fit; 0 keeps none."""
+
+    not_in_fingerprint = frozenset({"workers_per_rank", "cache_bytes", "decoded_cache_bytes"})
 
 
 class Augment(Section):

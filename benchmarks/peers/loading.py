@@ -131,6 +131,10 @@ def ffcv_long_side_256(folder: Path):
     return _ffcv(folder, "jpg-256.beton")
 
 
+def ffcv_raw_long_side_256(folder: Path):
+    return _ffcv(folder, "raw-256.beton")
+
+
 class _Pairs:
     """What FFCV's writer takes: a sequence of pairs of an image and its label."""
 
@@ -176,6 +180,9 @@ PREPARE = {
     "mosaicml": _prepare_mosaicml,
     "ffcv": lambda folder: _prepare_ffcv(folder, "jpg.beton", write_mode="jpg"),
     "ffcv_long_side_256": lambda folder: _prepare_ffcv(folder, "jpg-256.beton", write_mode="jpg", max_resolution=256),
+    "ffcv_raw_long_side_256": lambda folder: _prepare_ffcv(
+        folder, "raw-256.beton", write_mode="raw", max_resolution=256
+    ),
 }
 """The others read the images or the tars as they are."""
 
@@ -187,6 +194,7 @@ MEASURE = {
     "dali": dali,
     "ffcv": ffcv,
     "ffcv_long_side_256": ffcv_long_side_256,
+    "ffcv_raw_long_side_256": ffcv_raw_long_side_256,
 }
 
 

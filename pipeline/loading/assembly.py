@@ -18,12 +18,14 @@ from pipeline.imaging.channels import as_rgb
 from pipeline.imaging.decode import decode_region, read_size
 from pipeline.imaging.jpeg import read_jpeg_header
 from pipeline.imaging.region import MIN_SHRUNK_PX, Region
+from pipeline.loading.decoded import DecodedCache
+from pipeline.loading.kept import Encoded, kept_images
 from pipeline.loading.read import SplitReader
 
 _SCRATCH_BYTES = 8 * 1024**2
 """A thread's memory for one decoded image, such as 1632 x 1632; larger ones get memory of their own."""
 
-_PIECE = 16
+_PIECE = 32
 """Images whose encoded bytes a thread holds at once."""
 
 _scratch = threading.local()
@@ -84,7 +86,7 @@ class Pixels:
         return image_HWC
 
 
-Render = Callable[[Sequence[Pixels], slice, np.ndarray], None]
+Render = Callable[[Sequence[Encoded], slice, np.ndarray], None]
 """Writes images into their places of the batch's array, [B, side_px, side_px, C]."""
 
 
@@ -116,8 +118,9 @@ class Assembly:
         render: Callable[[np.ndarray, np.ndarray], Render],
         side_px: int,
         pages: Pages,
+        decoded: DecodedCache | None = None,
     ):
-        self._reader = reader
+        self._reader, self._numbers, self._decoded = reader, numbers, decoded
         self._shards, self._rows = reader.locate(numbers)
         self._mask = mask
         self._write = render(self._rows["key"], turns)
@@ -130,9 +133,8 @@ class Assembly:
         end = first + int(self._mask[first:last].sum())
         for start in range(first, end, _PIECE):
             places = slice(start, min(start + _PIECE, end))
-            rows = zip(self._shards[places].tolist(), self._rows[places], strict=True)
             moments = [time.perf_counter()]
-            images = [Pixels(self._reader.image_bytes(*row)) for row in rows]
+            images = self._open(places)
             moments.append(time.perf_counter())
             _scratch.decode_seconds = 0.0
             self._write(images, places, self._images_BHWC)
@@ -141,6 +143,14 @@ class Assembly:
             self._work.append(Work(read, _scratch.decode_seconds, write - _scratch.decode_seconds))
         self._images_BHWC[end:last] = 0
         return self
+
+    def _open(self, places: slice) -> Sequence[Encoded]:
+        rows = list(zip(self._shards[places].tolist(), self._rows[places], strict=True))
+        if self._decoded is None:
+            return [Pixels(self._reader.image_bytes(*row)) for row in rows]
+        return kept_images(
+            self._decoded, self._numbers[places], lambda place: Pixels(self._reader.image_bytes(*rows[place]))
+        )
 
     def batch(self) -> Batch:
         return Batch(

@@ -16,7 +16,9 @@ import numpy as np
 from pipeline.imaging.region import Region
 from pipeline.imaging.resizing import centre_square, resize
 from pipeline.loading import augment
-from pipeline.loading.assembly import Assembly, Batch, Pages, Pixels, Render
+from pipeline.loading.assembly import Assembly, Batch, Pages, Render
+from pipeline.loading.decoded import DecodedCache
+from pipeline.loading.kept import Encoded
 from pipeline.loading.keyed import key_of, mix, uniforms
 from pipeline.loading.order import Steps, evaluation_steps
 from pipeline.loading.read import SplitReader
@@ -38,8 +40,10 @@ def training_batches(
     world_size: int,
     first_step: int,
     num_workers: int,
+    decoded: DecodedCache | None = None,
 ) -> Iterator[Batch]:
-    """The rank's batches of one epoch from `first_step` on; the same pixels for a sample wherever it is processed.
+    """The rank's batches of one epoch from `first_step` on; the same pixels for a sample wherever it is processed, and
+    with a cache of decoded images as without.
 
     Raises ParamsError for an augmentation that is not for the images' channels.
     """
@@ -54,7 +58,7 @@ def training_batches(
         counters_B = keys_B ^ mix(turns_B.astype(np.uint64))
         draws_BD = uniforms(key_of(order.key, "augment"), counters_B, augment.NUM_DRAWS)
 
-        def write(images: Sequence[Pixels], places: slice, out_BHWC: np.ndarray) -> None:
+        def write(images: Sequence[Encoded], places: slice, out_BHWC: np.ndarray) -> None:
             heights_B, widths_B = np.array([image.size for image in images]).T
             views = augment.plan(augmentation, heights_B, widths_B, input_px, draws_BD[places])
             for image, view, out_HWC in zip(images, views, out_BHWC[places], strict=True):
@@ -63,7 +67,7 @@ def training_batches(
 
         return write
 
-    return _batches(reader, plans(), render, input_px, num_workers)
+    return _batches(reader, plans(), render, input_px, num_workers, decoded)
 
 
 def evaluation_batches(
@@ -93,7 +97,7 @@ def split_batches(
 ) -> Iterator[Batch]:
     """The rank's batches of a whole split, in the index's order: every sample once over all ranks, padding masked."""
 
-    def write(images: Sequence[Pixels], places: slice, out_BHWC: np.ndarray) -> None:
+    def write(images: Sequence[Encoded], places: slice, out_BHWC: np.ndarray) -> None:
         for image, out_HWC in zip(images, out_BHWC[places], strict=True):
             resize(image.decoded(Region(*centre_square(*image.size))), input_px, input_px, out_HWC)
 
@@ -113,18 +117,19 @@ def _batches(
     render: Callable[[np.ndarray, np.ndarray], Render],
     side_px: int,
     num_workers: int,
+    decoded: DecodedCache | None = None,
 ) -> Iterator[Batch]:
     """Makes up to BATCHES_AHEAD batches ahead, each cut into one piece per worker."""
     pages = Pages()
     if num_workers == 0:
         for plan in plans:
-            yield Assembly(reader, *plan, render, side_px, pages).fill(0, len(plan[0])).batch()
+            yield Assembly(reader, *plan, render, side_px, pages, decoded).fill(0, len(plan[0])).batch()
         return
     executor = ThreadPoolExecutor(num_workers, thread_name_prefix="convoy-loader")
     pending: deque[tuple[Assembly, list[Future]]] = deque()
     try:
         for plan in plans:
-            assembly = Assembly(reader, *plan, render, side_px, pages)
+            assembly = Assembly(reader, *plan, render, side_px, pages, decoded)
             cuts = np.linspace(0, len(plan[0]), min(num_workers, len(plan[0])) + 1).astype(int)
             pieces = itertools.pairwise(cuts.tolist())
             pending.append((assembly, [executor.submit(assembly.fill, *piece) for piece in pieces]))

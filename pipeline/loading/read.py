@@ -42,7 +42,7 @@ class SplitReader:
         if fraction < 1.0:
             self.shard_class_counts = subset_counts(self.shards, fraction)
         self.shard_sizes = [sum(counts) for counts in self.shard_class_counts]
-        self._fraction = fraction
+        self._split, self._fraction = split, fraction
         self._starts = starts_of(np.asarray(self.shard_sizes, np.int64))
         self._tables: dict[int, np.ndarray] = {}
         self._table_bytes = 0
@@ -51,6 +51,11 @@ class SplitReader:
         self._shard_locks = [threading.Lock() for _ in self.shards]
         self.shelf = open_shelf(index_path, self.index, cache_bytes)
         self._lookahead: Lookahead | None = None
+
+    @property
+    def digest(self) -> str:
+        """Names the samples and their numbers."""
+        return f"{self.index.digest} {self._split} {self._fraction}"
 
     @property
     def num_samples(self) -> int:

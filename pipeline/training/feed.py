@@ -7,6 +7,7 @@ import numpy as np
 from pipeline.loading import batches
 from pipeline.loading.ahead import Lookahead
 from pipeline.loading.augment import Augmentation
+from pipeline.loading.decoded import DecodedCache
 from pipeline.loading.read import SplitReader
 from pipeline.training.picture import drawing_first
 from pipeline.training.record import Record
@@ -22,12 +23,14 @@ class TrainingFeed:
         task: Task,
         place: Place,
         reader: SplitReader,
+        decoded: DecodedCache | None,
         record: Record,
         *,
         steps_per_epoch: int,
         position: Callable[[], int],
     ):
         self._task, self._place, self._reader, self._record = task, place, reader, record
+        self._decoded = decoded
         self._steps_per_epoch, self._position = steps_per_epoch, position
         self._lookahead: Lookahead | None = None
 
@@ -45,6 +48,7 @@ class TrainingFeed:
             world_size=self._place.world_size,
             first_step=first_step,
             num_workers=self._task.loading.workers_per_rank,
+            decoded=self._decoded,
         )
         if self._place.rank == 0 and self._position() == 0:
             made = drawing_first(made, self._task.run.files / "augmented_batch.png", self._reader.index.classes)

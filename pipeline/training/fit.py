@@ -15,6 +15,8 @@ import torch
 from pipeline.artifacts import file_sha256
 from pipeline.errors import CheckpointError
 from pipeline.loading.ahead import check_cache
+from pipeline.loading.decoded import DecodedCache
+from pipeline.loading.kept import open_decoded
 from pipeline.loading.order import num_steps_per_epoch
 from pipeline.loading.read import SplitReader
 from pipeline.modeling import objective, schedule, transfer
@@ -60,6 +62,7 @@ def _train(task: Task, place: Place, open_sink: Callable[[Path, int], Sink]) -> 
             SplitReader(task.index_path, "train", loading.cache_bytes, loading.subset_fraction)
         ) as reader,
         contextlib.closing(SplitReader(task.index_path, "validation", loading.cache_bytes)) as validation,
+        open_decoded(reader, loading.decoded_cache_bytes, lambda text: _say(task, text)) as decoded,
     ):
         if reader.shelf.is_remote:
             steps = task.plan(reader.index.digest).epoch(0, reader)
@@ -86,7 +89,7 @@ def _train(task: Task, place: Place, open_sink: Callable[[Path, int], Sink]) -> 
             classifier = _build_classifier(task, place, reader, record, ledger, sign, saver, steps_per_epoch, fresh)
             if state:
                 classifier.restore(state)
-            _fit(classifier, reader, validation, record, steps_per_epoch, task, place)
+            _fit(classifier, reader, decoded, validation, record, steps_per_epoch, task, place)
     if place.rank == 0:
         _leave_result(task, place, classifier, record, attempt)
 
@@ -189,6 +192,7 @@ def _saving(task: Task, place: Place) -> contextlib.AbstractContextManager[Saver
 def _fit(
     classifier: Classifier,
     reader: SplitReader,
+    decoded: DecodedCache | None,
     validation: SplitReader,
     record: Record,
     steps_per_epoch: int,
@@ -209,7 +213,13 @@ def _fit(
         trainer.fit(
             classifier,
             TrainingFeed(
-                task, place, reader, record, steps_per_epoch=steps_per_epoch, position=lambda: classifier.position
+                task,
+                place,
+                reader,
+                decoded,
+                record,
+                steps_per_epoch=steps_per_epoch,
+                position=lambda: classifier.position,
             ),
             ValidationFeed(task, place, validation) if validation.num_samples else None,
         )

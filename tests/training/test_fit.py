@@ -96,6 +96,18 @@ def test_loader_threads_change_nothing(index_path, undisturbed, tmp_path):
     assert steps(what) == steps(undisturbed)
 
 
+@pytest.mark.parametrize("limit_bytes", [30_000, 10_000_000])
+def test_decoded_images_that_are_kept_change_nothing(index_path, undisturbed, tmp_path, monkeypatch, limit_bytes):
+    monkeypatch.setenv("CONVOY_CACHE", str(tmp_path / "cache"))
+    what = task(index_path, tmp_path / "run", loading={"decoded_cache_bytes": limit_bytes})
+    train(what)
+    assert steps(what) == steps(undisturbed)
+    mine, theirs = weights(what), weights(undisturbed)
+    assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
+    (pixels,) = (tmp_path / "cache").rglob("pixels")
+    assert pixels.stat().st_blocks > 0
+
+
 def test_a_finished_run_is_left_as_it_is_but_for_its_result(index_path, undisturbed):
     before = weights(undisturbed)
     undisturbed.run.result.unlink()

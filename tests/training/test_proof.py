@@ -55,6 +55,7 @@ def run(reader, tmp_path, request) -> RunFolder:
         sampling=request.param,
         workers_per_rank=0,
         cache_bytes=None,
+        decoded_cache_bytes=0,
     )
     plan = Plan(index_digest=reader.index.digest, seed=0, num_epochs=2, loading=loading)
     plan.write(run.plan)
