@@ -22,15 +22,21 @@ ACTIVATIONS = ("relu", "gelu", "silu")
 
 
 def arguments(
-    *, widths: Sequence[int] = (64, 128, 256), depth: int = 1, pooling: str = "max", activation: str = "relu"
+    *,
+    widths: Sequence[int] = (64, 128, 256),
+    depth: int = 1,
+    pooling: str = "max",
+    activation: str = "relu",
+    drop_path_rate: float = 0.0,
 ) -> dict[str, Any]:
     """What timm's `resnet18` is to be told: plain values, as config.json holds them.
 
     `widths` are the channels of the stages (two to four), `depth` their blocks. `pooling` halves the side: `average`
     and `strided` do so everywhere, `max` after the first convolutions only, because timm's blocks know no maximum; its
-    stages are strided. Raises ModelError.
+    stages are strided. Training skips the last block as often as `drop_path_rate` says, earlier ones less. Raises
+    ModelError.
     """
-    _check(widths, depth, pooling, activation)
+    _check(widths, depth, pooling, activation, drop_path_rate)
     num_missing = MAX_STAGES - len(widths)
     made = {
         "layers": [depth] * len(widths) + [0] * num_missing,
@@ -40,6 +46,7 @@ def arguments(
         "avg_down": True,
         "act_layer": activation,
         "replace_stem_pool": pooling != "max",
+        "drop_path_rate": float(drop_path_rate),
     }
     return made | ({"aa_layer": "avg"} if pooling == "average" else {})
 
@@ -47,7 +54,7 @@ def arguments(
 OPTIONS = tuple(inspect.signature(arguments).parameters)
 
 
-def _check(widths: Sequence[int], depth: int, pooling: str, activation: str) -> None:
+def _check(widths: Sequence[int], depth: int, pooling: str, activation: str, drop_path_rate: float) -> None:
     if not (
         isinstance(widths, list | tuple)
         and MIN_STAGES <= len(widths) <= MAX_STAGES
@@ -59,6 +66,8 @@ def _check(widths: Sequence[int], depth: int, pooling: str, activation: str) -> 
         )
     if not isinstance(depth, int) or depth < 1:
         raise ModelError(f"model.options.depth={depth!r} must be a number of blocks, 1 or more.")
+    if not isinstance(drop_path_rate, int | float) or not 0.0 <= drop_path_rate < 1.0:
+        raise ModelError(f"model.options.drop_path_rate={drop_path_rate!r} must be a number from 0 to under 1.")
     for name, value, valid in (("pooling", pooling, POOLINGS), ("activation", activation, ACTIVATIONS)):
         if value not in valid:
             raise ModelError(f"model.options.{name}={value!r} is not known; use {', '.join(valid)}.")

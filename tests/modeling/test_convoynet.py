@@ -57,6 +57,15 @@ def test_depth_is_the_blocks_of_a_stage_and_the_activation_is_everywhere():
     assert activations == {"GELU"}
 
 
+def test_blocks_are_skipped_in_training_the_later_the_more_often():
+    model = build(widths=[8, 16, 16], drop_path_rate=0.4)
+    rates = [getattr(model, f"layer{stage}")[0].drop_path for stage in (1, 2, 3)]
+    assert [getattr(rate, "drop_prob", 0.0) for rate in rates] == pytest.approx([0.0, 0.2, 0.4])
+    images_BCHW = torch.rand(2, 3, 64, 64)
+    torch.manual_seed(0)
+    assert torch.equal(model(images_BCHW), model(images_BCHW))
+
+
 def test_dropout_is_before_the_head():
     model = backbone.build("convoynet", num_classes=2, input_px=32, drop_rate=0.25)
     assert model.drop_rate == 0.25
@@ -72,6 +81,8 @@ def test_dropout_is_before_the_head():
         ({"widths": [8]}, r"widths=\[8\] must list"),
         ({"widths": [8] * 5}, r"must list the channels of 2 to 4 stages"),
         ({"widths": [8, 0.5]}, r"must list the channels"),
+        ({"drop_path_rate": 1.0}, r"model\.options\.drop_path_rate=1\.0 must be a number from 0 to under 1"),
+        ({"drop_path_rate": "often"}, r"drop_path_rate='often' must be a number"),
         ({"depth": 0}, r"model\.options\.depth=0 must be a number of blocks, 1 or more"),
     ],
 )
