@@ -1,5 +1,6 @@
 """Shards whose destination is a bucket: the same samples, only the index here, and it grows there."""
 
+from multiprocessing import forkserver
 from pathlib import Path
 
 import data_project
@@ -36,6 +37,7 @@ def bucket(server, tmp_path, monkeypatch) -> str:
     for name, value in s3_server.environment(server).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("CONVOY_CACHE", str(tmp_path / "cache"))
+    forkserver._forkserver._stop()  # it would hand the environment that it was started in to the workers
     s3fs.S3FileSystem.clear_instance_cache()
     stores._filesystem.cache_clear()
     name = f"set-{abs(hash(str(tmp_path))):x}"
