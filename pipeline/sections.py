@@ -229,7 +229,7 @@ class Training(Section):
     epochs: PositiveInt
     seed: int
     precision: Literal["fp32", "bf16", "fp16"]
-    """Of the arithmetic; weights are float32. fp16 scales its loss."""
+    """Of the arithmetic; weights are float32. fp16 scales its loss, and is bf16 on a CPU."""
     channels_last: bool
     """Pixels and kernels lie channel by channel: faster for convolutions on most hardware."""
     compile: bool

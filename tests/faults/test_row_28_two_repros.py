@@ -33,15 +33,15 @@ def test_the_second_is_refused_and_the_first_goes_on(project):
     try:
         wait_until(lambda: list(folder.glob("runs/*/ledger/attempt-0001-*")), "the first step")
         holder = int((folder / "data" / ".model.lock").read_text().split()[1])
-        second = repro(folder, *ENTER)
-        assert second.wait(train_commands.PATIENCE_SECONDS) != 0
-        assert f"is being written by process {holder} on " in (folder / f"dvc-{len(ENTER)}.txt").read_text()
-        third = subprocess.run(
+        plain = subprocess.run(
             [sys.executable, "-m", "dvc", "repro", "--single-item", "train"],
             cwd=folder, env=os.environ | {"PYTHONPATH": str(projects.REPOSITORY)}, capture_output=True, text=True,
         )  # fmt: skip
-        assert third.returncode != 0
-        assert f"(PID {first.pid}): " in third.stdout + third.stderr
+        assert plain.returncode != 0
+        assert f"(PID {first.pid}): " in plain.stdout + plain.stderr
+        foreign = repro(folder, *ENTER)
+        assert foreign.wait(train_commands.PATIENCE_SECONDS) != 0
+        assert f"is being written by process {holder} on " in (folder / f"dvc-{len(ENTER)}.txt").read_text()
         assert first.poll() is None
         assert len(list(folder.glob("runs/*/ledger/*"))) == 1
     finally:

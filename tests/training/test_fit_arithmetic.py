@@ -1,5 +1,7 @@
 """How a step is computed: in pieces, in other precisions, compiled, in another layout. The samples stay the same."""
 
+from types import SimpleNamespace
+
 import pytest
 import safetensors.torch
 import shard_sets
@@ -9,6 +11,7 @@ from small_runs import KilledError, Sink, task
 from pipeline.errors import ModelError
 from pipeline.training import ledger
 from pipeline.training.fit import train_rank
+from pipeline.training.module import Classifier
 from pipeline.training.task import Place
 
 PLAIN = {"model": {"backbone": "test_vit", "drop_rate": 0.0}, "optimizer": {"name": "sgd", "lr": 0.05}}
@@ -102,6 +105,22 @@ def test_layout_and_precision_are_those_asked_for(index_path, tmp_path, monkeypa
         assert seen == {"layout": False, "dtype": torch.bfloat16}
         train(task(index_path, tmp_path / "other", epochs=1))
         assert seen == {"layout": True, "dtype": None}
+
+
+@pytest.mark.parametrize("is_fused", [True, False])
+def test_scaled_gradients_are_clipped_at_their_own_size(is_fused):
+    """As on a GPU under fp16; Lightning itself unscales for an optimizer that does not in its step."""
+    weight = torch.nn.Parameter(torch.ones(4))
+    optimizer = torch.optim.SGD([weight], lr=1.0, fused=is_fused)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    scaler.scale((weight * torch.tensor([3.0, 0.0, 4.0, 0.0])).sum()).backward()
+    if not is_fused:
+        scaler.unscale_(optimizer)
+    plugin = SimpleNamespace(scaler=scaler)
+    module = SimpleNamespace(trainer=SimpleNamespace(optimizers=[optimizer], precision_plugin=plugin))
+    Classifier.configure_gradient_clipping(module, optimizer, 1.0)
+    scaler.step(optimizer)
+    assert weight.detach().tolist() == pytest.approx([0.4, 1.0, 0.2, 1.0], abs=1e-5)
 
 
 @pytest.mark.slow
