@@ -55,7 +55,7 @@ class DecodedCache:
         `say` hears, once, that there is no cache, or that it grows no more, because of the disk.
         """
         self._num_channels, self._dtype = num_channels, np.dtype(pixel_dtype)
-        self._say, self._lock = say, threading.Lock()
+        self._say, self._lock = say, threading.RLock()
         self._states = np.zeros((num_samples, len(SHRINKS)), np.uint8)
         self._next = self._end = 0
         self.grows = True
@@ -108,17 +108,12 @@ class DecodedCache:
 
     def keep(self, number: int, size: tuple[int, int], shrink: int, can_shrink: bool, image_HWC: np.ndarray) -> None:
         """Keeps a whole image at this scale, contiguous, where there is room."""
-        if not self.grows:
-            return
         try:
-            offset = self._take(image_HWC.nbytes)
-            if offset is None:
-                return
-            written = os.pwrite(self._file, image_HWC.data, offset)
-            if written != image_HWC.nbytes:  # the disk took a part; what is left says why it takes no more
-                os.pwrite(self._file, image_HWC.data.cast("B")[written:], offset + written)
+            offset = self._write(image_HWC)
         except OSError as exc:
             self._stop(exc)
+            return
+        if offset is None:
             return
         scale = SHRINKS.index(shrink)
         entry = np.zeros((), _ENTRY)
@@ -131,8 +126,9 @@ class DecodedCache:
 
     def close(self) -> None:
         """What was cut stays good; nothing more is kept."""
-        self.grows = False
-        self._stack.close()
+        with self._lock:
+            self.grows = False
+            self._stack.close()
 
     def _open(self, folder: Path, num_samples: int, limit_bytes: int) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -141,8 +137,8 @@ class DecodedCache:
             self._stack.enter_context(_locked(folder / "in-use", fcntl.LOCK_SH))
             table, pixels = folder / "table", folder / "pixels"
             table_bytes = _HEADER_BYTES + num_samples * len(SHRINKS) * _ENTRY.itemsize
-            header = np.array([self._key, limit_bytes], "<u8").tobytes()
-            if not (_starts_with(table, header) and table.stat().st_size == table_bytes and pixels.exists()):
+            header = np.array([self._key, limit_bytes, 0, ~np.uint64(0)], "<u8").tobytes()
+            if not (_is_table(table, header[:16], table_bytes) and pixels.exists()):
                 for path, num_bytes, content in ((pixels, limit_bytes, b""), (table, table_bytes, header)):
                     partial = path.with_suffix(".partial")
                     with partial.open("wb") as file:
@@ -157,31 +153,41 @@ class DecodedCache:
         self._file = os.open(pixels, os.O_RDWR | os.O_CLOEXEC)
         self._stack.callback(os.close, self._file)
         mapped = mmap.mmap(self._table_file, table_bytes)
-        self._header = np.frombuffer(mapped, "<u8", 3)
+        self._header = np.frombuffer(mapped, "<u8", 4)
+        """Key, limit, bytes that were taken, and these inverted: what was taken twice would be served to both."""
         self._entries = np.frombuffer(mapped, _ENTRY, offset=_HEADER_BYTES).reshape(num_samples, len(SHRINKS))
         self._pixels = np.frombuffer(mmap.mmap(self._file, limit_bytes, access=mmap.ACCESS_READ), np.uint8)
 
+    def _write(self, image_HWC: np.ndarray) -> int | None:
+        """Where the image lies now; None where there is no room."""
+        with self._lock:  # so that nobody writes to a descriptor that was closed, and is another file's by now
+            offset = self._take(image_HWC.nbytes) if self.grows else None
+            if offset is not None:
+                rest = image_HWC.data.cast("B")
+                while rest:  # a disk that fills up takes a part, and then says why it takes no more
+                    rest = rest[os.pwrite(self._file, rest, offset + image_HWC.nbytes - len(rest)) :]
+            return offset
+
     def _take(self, num_bytes: int) -> int | None:
         """Where so many bytes may be written; None when the limit is reached."""
-        with self._lock:
-            if self._next + num_bytes > self._end:
-                limit_bytes = len(self._pixels)
-                fcntl.flock(self._table_file, fcntl.LOCK_EX)
-                try:
-                    taken = int(self._header[2])
-                    # What is left of the last chunk is of use where nobody else took what follows it.
-                    first = self._next if taken == self._end else taken
-                    if first + num_bytes > limit_bytes:
-                        self.grows = False
-                        return None
-                    chunk_bytes = max(num_bytes, min(CHUNK_BYTES, limit_bytes // 100))
-                    self._next, self._end = first, min(limit_bytes, first + chunk_bytes)
-                    self._header[2] = self._end
-                finally:
-                    fcntl.flock(self._table_file, fcntl.LOCK_UN)
-            offset = self._next
-            self._next += num_bytes
-            return offset
+        if self._next + num_bytes > self._end:
+            limit_bytes = len(self._pixels)
+            fcntl.flock(self._table_file, fcntl.LOCK_EX)
+            try:
+                taken = int(self._header[2])
+                # What is left of the last chunk is of use where nobody else took what follows it.
+                first = self._next if taken == self._end else taken
+                if first + num_bytes > limit_bytes or self._header[3] != ~self._header[2]:
+                    self.grows = False
+                    return None
+                chunk_bytes = max(num_bytes, min(CHUNK_BYTES, limit_bytes // 100))
+                self._next, self._end = first, min(limit_bytes, first + chunk_bytes)
+                self._header[2:] = self._end, ~np.uint64(self._end)
+            finally:
+                fcntl.flock(self._table_file, fcntl.LOCK_UN)
+        offset = self._next
+        self._next += num_bytes
+        return offset
 
     def _num_bytes(self, size: tuple[int, int], shrink: int) -> int:
         height, width = shrunk_size(*size, shrink)
@@ -201,9 +207,12 @@ class DecodedCache:
             )
 
 
-def _starts_with(path: Path, header: bytes) -> bool:
+def _is_table(path: Path, begin: bytes, num_bytes: int) -> bool:
     with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
-        return file.read(len(header)) == header
+        found = file.read(_HEADER_BYTES)
+        if path.stat().st_size == num_bytes and found.startswith(begin):
+            taken, inverted = np.frombuffer(found, "<u8", 2, len(begin))
+            return bool(inverted == ~taken)
     return False
 
 

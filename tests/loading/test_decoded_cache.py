@@ -110,7 +110,7 @@ def test_ranks_share_it(folder, reader, decodes):
 
 
 @pytest.mark.parametrize(
-    "damage", ["pixels", "one pixel", "cut pixels", "table", "seal", "header", "cut table", "gone"]
+    "damage", ["pixels", "one pixel", "cut pixels", "table", "seal", "header", "taken", "cut table", "gone"]
 )
 def test_damage_is_found_by_checksum_and_costs_decoding_again(folder, reader, decodes, damage):
     with open_decoded(reader, ALL_BYTES, pytest.fail) as decoded:
@@ -122,8 +122,8 @@ def test_damage_is_found_by_checksum_and_costs_decoding_again(folder, reader, de
         content[0] ^= 1
     elif damage == "seal":
         content[64 + 31 :: 32] = b"\x55" * len(content[64 + 31 :: 32])
-    elif damage == "header":
-        content[0] ^= 1
+    elif damage in ("header", "taken"):
+        content[{"header": 0, "taken": 17}[damage]] ^= 1
     else:
         content[64:] = np.random.default_rng(0).bytes(len(content) - 64)
     changed.write_bytes(content[: len(content) // 2] if "cut" in damage else content)
@@ -235,6 +235,19 @@ def test_images_of_other_channels_are_kept_with_their_bits(tmp_path):
         assert can_shrink == [False, False]
         region = assembly.Region(3, 4, 10, 20)
         np.testing.assert_array_equal(cache.cut(offsets[0], (20, 30), region), region.of(image_HWC))
+
+
+def test_nothing_is_written_once_it_is_closed(tmp_path):
+    image_HWC = np.ones((20, 30, 3), np.uint8)
+    cache = DecodedCache(tmp_path, "digest", 3, 3, "uint8", 10**6, pytest.fail)
+    cache.keep(0, (20, 30), 1, False, image_HWC)
+    cache.close()
+    with (tmp_path / "another").open("wb"), (tmp_path / "third").open("wb"):  # they get the descriptors
+        cache.keep(1, (20, 30), 1, False, image_HWC)
+    assert (tmp_path / "another").stat().st_size == (tmp_path / "third").stat().st_size == 0
+    offsets, _, _ = cache.look_up(np.array([0, 1]))
+    assert offsets[1] == [-1] * 4
+    np.testing.assert_array_equal(cache.cut(offsets[0][0], (20, 30), assembly.Region(0, 0, 20, 30)), image_HWC)
 
 
 def test_a_long_run_with_it_grows_neither_memory_nor_descriptors(folder, reader):
