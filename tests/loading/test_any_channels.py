@@ -11,6 +11,7 @@ from pipeline.errors import ParamsError
 from pipeline.imaging.resizing import evaluation_view
 from pipeline.loading import augment
 from pipeline.loading.batches import evaluation_batches, training_batches
+from pipeline.loading.kept import open_decoded
 from pipeline.loading.order import order
 from pipeline.loading.read import SplitReader
 
@@ -124,3 +125,21 @@ def test_a_loader_without_a_stage_before_it_refuses_them_too(tmp_path):
     augmentation = augment.Augmentation(**(vars(PLAIN) | {"color_jitter": 0.2}))
     with pytest.raises(ParamsError, match="the images have 5 channels of uint8, not red"):
         training_batches(reader, None, augmentation, input_px=16, rank=0, world_size=1, first_step=0, num_workers=0)
+
+
+@pytest.mark.parametrize(("num_channels", "pixel_dtype"), [(5, "uint16"), (200, "uint8")])
+def test_decoded_images_are_kept_with_every_channel(tmp_path, monkeypatch, num_channels, pixel_dtype):
+    monkeypatch.setenv("CONVOY_CACHE", str(tmp_path / "cache"))
+    reader = SplitReader(shards(tmp_path / "shards", num_channels, pixel_dtype), "train")
+
+    def pixels(epoch: int, decoded) -> np.ndarray:
+        steps = order(reader.shard_sizes, seed=0, epoch=epoch, digest="d", global_batch_size=12, lanes=1, window=None)
+        made = training_batches(
+            reader, steps, PLAIN, input_px=16, rank=0, world_size=1, first_step=0, num_workers=0, decoded=decoded
+        )
+        return next(made).images_BCHW.numpy().copy()
+
+    with open_decoded(reader, 10**7, pytest.fail) as decoded:
+        for epoch in (0, 1, 0):
+            np.testing.assert_array_equal(pixels(epoch, decoded), pixels(epoch, None))
+        assert all(max(places) >= 0 for places in decoded.look_up(np.arange(12))[0])
