@@ -163,6 +163,27 @@ def scout(
 
 
 @app.command()
+def sweep(
+    space: Annotated[Path, typer.Argument(help="A file of keys of params.yaml, each with the values to search.")],
+    trials: Annotated[int, typer.Option(min=1, help="Runs to begin.")] = 8,
+    grace_epochs: Annotated[int, typer.Option(min=1, help="Epochs before a weak one may be stopped.")] = 1,
+    cores: Annotated[int, typer.Option(min=1, help="Cores of each; they run side by side as cores allow.")] = 1,
+    seed: Annotated[int, typer.Option(help="Other values for each.")] = 0,
+    optuna: Annotated[bool, typer.Option("--optuna", help="Let Optuna choose values by what came before.")] = False,
+) -> None:
+    """Search params by Ray Tune, and leave the best as a recipe."""
+    _call(
+        "sweep",
+        space_path=space,
+        num_trials=trials,
+        grace_epochs=grace_epochs,
+        cores=cores,
+        seed=seed,
+        with_optuna=optuna,
+    )
+
+
+@app.command()
 def browse(
     split: Annotated[Split, typer.Option(help="train, validation or test.")] = Split.train,
     per_class: Annotated[int, typer.Option(min=1, help="Samples of each class.")] = 8,

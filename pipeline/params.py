@@ -50,6 +50,7 @@ __all__ = [
     "Training",
     "Transfer",
     "for_fingerprint",
+    "parse",
     "read",
 ]
 
@@ -138,10 +139,19 @@ def read(path: Path, sections: Iterable[str] | None = None) -> dict[str, Section
     Raises ParamsError, naming every problem at once with the valid ones.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError as exc:
         raise ParamsError(f"{path} does not exist; run in the repository's root, where params.yaml lies.") from exc
-    except (yaml.YAMLError, UnicodeDecodeError) as exc:
+    except UnicodeDecodeError as exc:
+        raise ParamsError(f"{path} is not YAML: {exc}") from exc
+    return parse(text, path, sections)
+
+
+def parse(text: str, path: Path, sections: Iterable[str] | None = None) -> dict[str, Section]:
+    """As `read`, of a text; `path` is for messages."""
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as exc:
         raise ParamsError(f"{path} is not YAML: {exc}") from exc
     if not isinstance(content, dict):
         raise ParamsError(

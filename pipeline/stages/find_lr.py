@@ -1,6 +1,5 @@
 """`convoy find-lr`: a learning-rate range test of the run that params.yaml describes; it trains and keeps nothing."""
 
-import inspect
 import json
 import math
 from typing import TYPE_CHECKING
@@ -21,13 +20,13 @@ def find_lr(lowest: float, highest: float, num_steps: int, as_json: bool) -> Non
     import contextlib
 
     from pipeline.loading.read import SplitReader
-    from pipeline.stages.task import describe
+    from pipeline.stages.task import describe, sections_of_task
     from pipeline.training import lr_range
     from pipeline.training.trial import Trial
 
     if not 0.0 < lowest < highest:
         raise ParamsError(f"--lowest {lowest:g} and --highest {highest:g} must be rates over 0, in this order.")
-    sections = params.read(layout.PARAMS, list(inspect.signature(describe).parameters)[1:])
+    sections = params.read(layout.PARAMS, sections_of_task())
     task = describe(Index.read(layout.INDEX, made_by="shard"), **sections)
     with contextlib.closing(
         SplitReader(task.index_path, "train", task.loading.cache_bytes, task.loading.subset_fraction)

@@ -27,4 +27,7 @@ PAGE = REPORT / "report.html"
 CONFUSION = REPORT / "confusion.csv"
 WEIGHTS = Path("weights")
 """Weights to start from that were fetched, beside the runs."""
+SWEEP = Path("data/sweep")
+SWEEP_TRIALS = SWEEP / "trials.csv"
+SWEEP_BEST = SWEEP / "best.yaml"
 REGISTRATION = Path("data/registration.json")

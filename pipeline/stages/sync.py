@@ -1,5 +1,6 @@
 """`convoy track sync`: sends to MLflow what waits in the runs' folders."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from pipeline import params
@@ -14,26 +15,32 @@ def sync() -> None:
     from rich.console import Console
 
     from pipeline.tracking import address
-    from pipeline.tracking.run import RUN_FILE, is_published
 
     read = params.read(layout.PARAMS, ["cluster", "tracking"])
     root = runs_folder(read["cluster"])
     uri = address.resolve(read["tracking"].uri, root.parent)
     console = Console(highlight=False, soft_wrap=True)
+    if not send_all(root, uri, lambda text: console.print(text, markup=False)):
+        console.print(f"nothing waits: {address.strip_credentials(uri)} has every run of {root}", markup=False)
+
+
+def send_all(root: Path, uri: str, say: Callable[[str], None]) -> int:
+    """How many runs waited in `root`; raises TrackingError as `sync` does."""
+    from pipeline.tracking.run import RUN_FILE, is_published
+
     waiting = [path.parent for path in sorted(root.glob(f"*/{RUN_FILE}")) if not is_published(path.parent)]
     problems = []
     for folder in waiting:
         try:
             with lock(folder / ".lock"):
-                console.print(f"sent: {folder.name} is MLflow's run {_send(folder, uri)}", markup=False)
+                say(f"sent: {folder.name} is MLflow's run {_send(folder, uri)}")
         except LockedError:
-            console.print(f"left: {folder.name} is being trained, and that sends its own", markup=False)
+            say(f"left: {folder.name} is being trained, and that sends its own")
         except TrackingError as exc:
             problems.append(f"{folder.name}: {exc}")
     if problems:
         raise TrackingError("\n".join([f"{len(problems)} of {len(waiting)} runs still wait:", *problems]))
-    if not waiting:
-        console.print(f"nothing waits: {address.strip_credentials(uri)} has every run of {root}", markup=False)
+    return len(waiting)
 
 
 def _send(folder: Path, uri: str) -> str:

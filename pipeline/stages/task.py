@@ -1,14 +1,16 @@
 """What params.yaml and the shards say is to be trained: checked, its starting weights found, and named."""
 
+import inspect
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import params
-from pipeline.artifacts import Index
+from pipeline.artifacts import Index, file_sha256
 from pipeline.errors import ClusterError
 from pipeline.stages import layout, weights
 
 if TYPE_CHECKING:
+    from pipeline.training.folder import Result, RunFolder
     from pipeline.training.task import Task
 
 
@@ -54,3 +56,26 @@ def run_root(cluster: params.Cluster) -> Path:
             "bucket or NFS. Give its absolute path."
         )
     return Path(cluster.storage).absolute()
+
+
+def sections_of_task() -> list[str]:
+    """The sections of params.yaml that `describe` asks for."""
+    return list(inspect.signature(describe).parameters)[1:]
+
+
+def write_plan(task: "Task", index: Index) -> None:
+    partial = task.run.plan.with_name(".plan.partial")
+    task.plan(index.digest).write(partial)
+    partial.replace(task.run.plan)
+
+
+def is_done(run: "RunFolder") -> bool:
+    if not run.result.exists():
+        return False
+    return run.weights.exists() and file_sha256(run.weights) == read_result(run).weights_sha256
+
+
+def read_result(run: "RunFolder") -> "Result":
+    from pipeline.training.folder import Result
+
+    return Result.read(run.result, made_by="train")

@@ -10,6 +10,7 @@ from pipeline.stages import origin
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from pipeline.tracking.machine import WithMachine
     from pipeline.tracking.mlflow import Tracker
     from pipeline.training.folder import RunFolder
     from pipeline.training.task import Task
@@ -19,11 +20,15 @@ DRAIN_SECONDS = {"FINISHED": 60.0, "FAILED": 20.0, "KILLED": 5.0}
 seconds to live."""
 
 
-def open_tracker(task: "Task", index: Index, tracking: params.Tracking, root: Path) -> "Tracker":
+def open_tracker(
+    task: "Task", index: Index, tracking: params.Tracking, root: Path, parent_run_id: str | None = None
+) -> "Tracker":
+    """The run's tracker; its page lies under that of `parent_run_id`."""
     from pipeline.tracking import address, mlflow
     from pipeline.tracking.run import Dataset
 
     origin.leave_difference(task.run.files)
+    parent = {"mlflow.parentRunId": parent_run_id} if parent_run_id else {}
     sections = {
         name: getattr(task, name)
         for name in ("loading", "augment", "model", "transfer", "optimizer", "schedule", "training")
@@ -35,13 +40,22 @@ def open_tracker(task: "Task", index: Index, tracking: params.Tracking, root: Pa
         task.run.path,
         name=task.fingerprint,
         params=flat,
-        tags={"fingerprint": task.fingerprint, "index_digest": index.digest, **origin.tags()},
+        tags={"fingerprint": task.fingerprint, "index_digest": index.digest, **origin.tags(), **parent},
         dataset=Dataset(
             name="train",
             digest=index.digest,
             class_counts=dict(zip(index.classes, index.class_counts("train"), strict=True)),
         ),
     )
+
+
+def open_sink(task: "Task", path: Path, position: int) -> "WithMachine":
+    """Rank 0's spool, cut back to a position."""
+    from pipeline.tracking import spool
+    from pipeline.tracking.machine import WithMachine
+
+    spool.truncate_after(path, position)
+    return WithMachine(spool.Spool(path), task.run.path)
 
 
 def finish(tracker: "Tracker", status: str, run: "RunFolder", console: "Console") -> None:

@@ -6,18 +6,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import params
-from pipeline.artifacts import HISTORY_COLUMNS, Index, Run, file_sha256
+from pipeline.artifacts import HISTORY_COLUMNS, Index, Run
 from pipeline.stages import layout
 from pipeline.stages.interrupt import stopping_gently
 from pipeline.stages.publish import lock, publishing
-from pipeline.stages.task import describe, run_root
-from pipeline.stages.tracked import committed, finish, open_tracker
+from pipeline.stages.task import describe, is_done, read_result, run_root, write_plan
+from pipeline.stages.tracked import committed, finish, open_sink, open_tracker
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from pipeline.tracking.mlflow import Tracker
-    from pipeline.training.folder import Result, RunFolder
+    from pipeline.training.folder import Result
     from pipeline.training.task import Task
 
 
@@ -43,12 +43,12 @@ def train(
         run.path.mkdir(parents=True, exist_ok=True)
         console = Console()
         with lock(run.path / ".lock"):
-            _write_plan(task, index)
-            if not _is_done(run):
+            write_plan(task, index)
+            if not is_done(run):
                 _run_to_the_end(task, index, cluster, open_tracker(task, index, tracking, root), console)
             elif not is_published(run.path):
                 finish(open_tracker(task, index, tracking, root), "FINISHED", run, console)
-            result = _read_result(run)
+            result = read_result(run)
             _export(task, index, model_folder)
             _describe(task, index, result, tracking, root).write(run_path)
             _write_history(result, history_path)
@@ -64,16 +64,10 @@ def train(
 
 def train_one_rank(task: "Task", rank: int, world_size: int, device: str) -> None:
     """The body that a launcher starts; a module's function, so that it can be sent to another process."""
-    from pipeline.tracking import spool
-    from pipeline.tracking.machine import WithMachine
     from pipeline.training.fit import train_rank
     from pipeline.training.task import Place
 
-    def open_sink(path: Path, position: int) -> WithMachine:
-        spool.truncate_after(path, position)
-        return WithMachine(spool.Spool(path), task.run.path)
-
-    train_rank(task, Place(rank, world_size, device), open_sink)
+    train_rank(task, Place(rank, world_size, device), partial(open_sink, task))
 
 
 def _run_to_the_end(
@@ -122,24 +116,6 @@ def _run_to_the_end(
         raise
     finally:
         finish(tracker, status, task.run, console)
-
-
-def _write_plan(task: "Task", index: Index) -> None:
-    partial = task.run.plan.with_name(".plan.partial")
-    task.plan(index.digest).write(partial)
-    partial.replace(task.run.plan)
-
-
-def _is_done(run: "RunFolder") -> bool:
-    if not run.result.exists():
-        return False
-    return run.weights.exists() and file_sha256(run.weights) == _read_result(run).weights_sha256
-
-
-def _read_result(run: "RunFolder") -> "Result":
-    from pipeline.training.folder import Result
-
-    return Result.read(run.result, made_by="train")
 
 
 def _export(task: "Task", index: Index, folder: Path) -> None:

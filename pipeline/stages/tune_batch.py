@@ -1,6 +1,5 @@
 """`convoy tune-batch`: training steps of the run that params.yaml describes, at rising batch sizes; keeps nothing."""
 
-import inspect
 import json
 
 from pipeline import params
@@ -17,11 +16,11 @@ def tune_batch(largest: int, as_json: bool) -> None:
     from rich.console import Console
 
     from pipeline.loading.read import SplitReader
-    from pipeline.stages.task import describe
+    from pipeline.stages.task import describe, sections_of_task
     from pipeline.training import batch_sizes
     from pipeline.training.trial import Trial
 
-    sections = params.read(layout.PARAMS, list(inspect.signature(describe).parameters)[1:])
+    sections = params.read(layout.PARAMS, sections_of_task())
     task = describe(Index.read(layout.INDEX, made_by="shard"), **sections)
     num_ranks = max(1, sections["cluster"].num_workers)
     sizes = [SMALLEST * 2**power for power in range(32) if SMALLEST * 2**power <= max(largest, SMALLEST)]

@@ -1,0 +1,108 @@
+"""One trial of a sweep, in a worker's process: params.yaml with the trial's values, trained by one rank.
+
+It is a run like any other, in a folder of its own, so that it goes on after a kill and the best need not be trained
+again; in MLflow it lies under the sweep's run.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+
+from pipeline import params
+from pipeline.artifacts import Index
+from pipeline.stages import layout, recipe, space
+from pipeline.stages.publish import lock
+from pipeline.stages.task import describe, is_done, read_result, run_root, sections_of_task, write_plan
+from pipeline.stages.tracked import DRAIN_SECONDS, committed, open_sink, open_tracker
+
+if TYPE_CHECKING:
+    from pipeline.tracking.machine import WithMachine
+    from pipeline.tracking.mlflow import Tracker
+    from pipeline.training.task import Task
+
+SCORE = "val/top1"
+
+
+def run_trial(
+    workspace: Path,
+    parent_run_id: str | None,
+    num_threads: int,
+    values: dict[str, object],
+    report: Callable[[int, float], None],
+) -> None:
+    """Trains to the end, telling each epoch's validation top-1; a run that is done tells them again."""
+    os.chdir(workspace)
+    task = task_with(values)
+    if not is_done(task.run):
+        _train(task, parent_run_id, num_threads, report)
+        return
+    for row in read_result(task.run).history:
+        report(row["epoch"], row["validation_top1"])
+
+
+def task_with(values: dict[str, object]) -> "Task":
+    """The task of params.yaml with these values in it. Raises ParamsError for values that it refuses."""
+    changes = yaml.safe_dump(space.sections(values))
+    text, _ = recipe.merged(layout.PARAMS.read_text(encoding="utf-8"), changes, Path("the trial"))
+    index = Index.read(layout.INDEX, made_by="shard")
+    return describe(index, **params.parse(text, layout.PARAMS, sections_of_task()))
+
+
+def _train(task: "Task", parent_run_id: str | None, num_threads: int, report: Callable[[int, float], None]) -> None:
+    import torch
+
+    from pipeline.training.fit import train_rank
+    from pipeline.training.task import Place
+
+    torch.set_num_threads(num_threads)
+    index = Index.read(layout.INDEX, made_by="shard")
+    around = params.read(layout.PARAMS, ["cluster", "tracking"])
+    task.run.path.mkdir(parents=True, exist_ok=True)
+    with lock(task.run.path / ".lock"):
+        write_plan(task, index)
+        root = run_root(around["cluster"])
+        tracker = open_tracker(task, index, around["tracking"], root, parent_run_id)
+        place = Place(0, 1, "cuda" if torch.cuda.is_available() else "cpu")
+        status = "KILLED"
+        try:
+            train_rank(task, place, partial(_open_reporting, task, report, tracker))
+            status = "FINISHED"
+        except Exception:
+            status = "FAILED"
+            raise
+        finally:
+            tracker.pump(next(iter(committed(task.run)), 0))
+            tracker.finish(status, DRAIN_SECONDS[status])
+
+
+def _open_reporting(
+    task: "Task", report: Callable[[int, float], None], tracker: "Tracker", path: Path, position: int
+) -> "_Reporting":
+    """Rank 0's sink; the epochs before `position` are told first, for the search knows nothing of an earlier start."""
+    from pipeline.tracking import spool
+
+    sink = open_sink(task, path, position)
+    where = spool.Position()
+    while lines := (found := spool.read(path, where, position))[0]:
+        where = found[1]
+        for line in lines:
+            if SCORE in line.metrics:
+                report(line.epoch, line.metrics[SCORE])
+    return _Reporting(sink, report, tracker, task)
+
+
+class _Reporting:
+    """A sink that also tells the search how good an epoch was."""
+
+    def __init__(self, sink: "WithMachine", report: Callable[[int, float], None], tracker: "Tracker", task: "Task"):
+        self._sink, self._report, self._tracker, self._task = sink, report, tracker, task
+
+    def append(self, step: int, metrics: Mapping[str, float], epoch: int | None = None) -> None:
+        self._sink.append(step, metrics, epoch=epoch)
+        if SCORE in metrics:
+            self._tracker.pump(next(iter(committed(self._task.run)), 0))
+            self._report(epoch, metrics[SCORE])
