@@ -5,6 +5,7 @@ import sys
 
 import projects
 import pytest
+import yaml
 
 from pipeline import params
 from pipeline.errors import ParamsError
@@ -88,11 +89,27 @@ def test_repro_takes_a_recipe(project):
     assert "training.epochs=0" in done.stderr
 
 
-def test_the_shipped_recipes_go_with_params_yaml(repository, tmp_path):
-    """They say how to train, not what on."""
-    text = (repository / "params.yaml").read_text(encoding="utf-8")
-    for path in sorted((repository / "recipes").glob("*.yaml")):
-        after, changes = recipe.merged(text, path.read_text(encoding="utf-8"), path)
-        (tmp_path / "params.yaml").write_text(after, encoding="utf-8")
-        params.read(tmp_path / "params.yaml")
-        assert {change.split(".")[0] for change in changes} <= TRAINING_SECTIONS, path
+SHIPPED = sorted((projects.REPOSITORY / "recipes").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_a_shipped_recipe_goes_with_params_yaml(repository, tmp_path, path):
+    """It says how to train, not what on; and all of it, so that it is the same after another recipe."""
+    text = path.read_text(encoding="utf-8")
+    after, changes = recipe.merged((repository / "params.yaml").read_text(encoding="utf-8"), text, path)
+    (tmp_path / "params.yaml").write_text(after, encoding="utf-8")
+    params.read(tmp_path / "params.yaml")
+    assert {change.split(".")[0] for change in changes} <= TRAINING_SECTIONS
+    named = yaml.safe_load(text)
+    for section in ("augment", "model", "transfer", "optimizer", "schedule"):
+        assert list(named[section]) == list(params.Params.model_fields[section].annotation.model_fields), section
+    head = text.split("shards:")[0]
+    assert all(
+        f"# {word}" in head for word in ("Command    convoy repro --recipe " + path.stem, "Hardware", "Measured")
+    )
+
+
+def test_the_docs_list_the_recipes(repository):
+    page = (repository / "docs" / "training.md").read_text(encoding="utf-8")
+    assert all(f"| `{path.stem}` |" in page for path in SHIPPED)
+    assert len(SHIPPED) == 4
