@@ -3,7 +3,6 @@
 What training would refuse at its start is refused here with the same words.
 """
 
-import inspect
 import json
 import os
 import shutil
@@ -30,9 +29,9 @@ def plan(as_json: bool) -> None:
     from rich.console import Console
 
     from pipeline.loading.read import SplitReader
-    from pipeline.stages.task import describe
+    from pipeline.stages.task import describe, sections_of_task
 
-    sections = params.read(layout.PARAMS, list(inspect.signature(describe).parameters)[1:])
+    sections = params.read(layout.PARAMS, sections_of_task())
     task = describe(Index.read(layout.INDEX, made_by="shard"), **sections)
     loading, cluster = task.loading, sections["cluster"]
     _check_cluster(cluster)
