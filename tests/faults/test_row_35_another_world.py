@@ -1,5 +1,6 @@
-"""Row 35: a run goes on with another world size and another number of loader workers."""
+"""Row 35: a run goes on with another world size, another number of loader workers, a patch of a library."""
 
+import numpy as np
 import pytest
 import shard_sets
 import torch
@@ -7,8 +8,10 @@ import yaml
 
 from pipeline import params
 from pipeline.errors import ParamsError
+from pipeline.loading import augment
 from pipeline.loading.augment import Augmentation
 from pipeline.loading.batches import training_batches
+from pipeline.loading.keyed import key_of, uniforms
 from pipeline.loading.order import order
 from pipeline.loading.read import SplitReader
 from pipeline.modeling import objective
@@ -80,3 +83,20 @@ def test_a_batch_that_the_ranks_cannot_share_is_refused_before_the_start(tmp_pat
     path.write_text(yaml.safe_dump(content))
     with pytest.raises(ParamsError, match=r"global_batch_size=100 is not divisible by the 8 ranks .*; use 96 or 104"):
         params.read(path)
+
+
+def test_what_a_patch_of_a_library_must_not_change_is_pinned():
+    """Which samples, which draws, which crops: literals, so that an update that moves them fails here and not in a run
+    that was saved before it."""
+    steps = order([40, 25, 35], seed=5, epoch=2, digest="d", global_batch_size=4, lanes=2, window=20)
+    assert [steps.step(step).tolist() for step in (0, 24)] == [[55, 44, 66, 32], [20, 21, 98, 90]]
+    draws = uniforms(key_of(steps.key, "augment"), np.array([7, 2**40], np.uint64), augment.NUM_DRAWS)
+    assert draws[:, :2].tolist() == [
+        [0.9065826735453711, 0.48711682955489344],
+        [0.9125789159784327, 0.015631319598271243],
+    ]
+    views = augment.plan(AUGMENTATION, np.array([375, 64]), np.array([500, 64]), 16, draws)
+    assert [(view.top, view.left, view.height, view.width, view.flip_horizontal) for view in views] == [
+        (31, 24, 330, 437, True),
+        (9, 22, 54, 41, False),
+    ]
