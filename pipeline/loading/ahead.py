@@ -146,7 +146,7 @@ class Lookahead:
                     continue
             try:
                 path = self._shelf.hold(self._shards[shard], urgent=False)
-            except ConvoyError:
+            except (ConvoyError, OSError):
                 continue  # whoever reads the shard meets the same and tells it
             self._put_away(shard, path is not None)
 

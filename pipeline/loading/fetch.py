@@ -19,32 +19,40 @@ MAX_DELIVERIES = 2
 
 
 def fetch(
-    address: str, path: Path, *, num_bytes: int | None, sha256: str, is_over: Callable[[], bool] = lambda: False
+    address: str,
+    path: Path,
+    *,
+    what: str,
+    num_bytes: int | None,
+    sha256: str,
+    is_over: Callable[[], bool] = lambda: False,
 ) -> None:
     """Fills the file at `path` with the object, verified; `num_bytes` None for a small one that comes in one part.
 
-    Gives up once `is_over`. Raises ArtifactError when the object is gone or another one, and StorageError when the
-    store or the disk fails.
+    Gives up once `is_over`. Messages name it as `what` it is. Raises ArtifactError when the object is gone or another
+    one, and StorageError when the store or the disk fails.
     """
     shown = stores.without_secrets(address)
     try:
         if any(_deliver(address, path, num_bytes, is_over) == sha256 for _ in range(MAX_DELIVERIES)):
             return
+    except StorageError as exc:
+        raise StorageError(f"{what} does not come: {exc}") from exc
     except FileNotFoundError as exc:
         raise ArtifactError(
-            f"{shown} does not exist any more, but the index lists it; put it back, or remove data/shards and run "
-            "`convoy shard`."
+            f"{what} is gone: {shown} does not exist any more, but the index lists it; put it back, or remove "
+            "data/shards and run `convoy shard`."
         ) from exc
     except OSError as exc:
         if exc.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO):
             raise
         raise StorageError(
-            f"{shown} cannot be written to {path.parent} ({exc.strerror}); free some space, lower loading.cache_bytes, "
+            f"{what} cannot be written to {path.parent} ({exc.strerror}); free some space, lower loading.cache_bytes, "
             "or name another folder in CONVOY_CACHE, then run the same command again."
         ) from exc
     raise ArtifactError(
-        f"{shown} is not what the index lists: it came {MAX_DELIVERIES} times with another sha256 than {sha256[:12]}; "
-        f"put the right object back, or remove data/shards and run `convoy shard`."
+        f"{what} is not what the index lists: {shown} came {MAX_DELIVERIES} times with another sha256 than "
+        f"{sha256[:12]}; put the right object back, or remove data/shards and run `convoy shard`."
     )
 
 

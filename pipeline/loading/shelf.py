@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -69,13 +69,14 @@ def fetched_anew(location: str, shard: Shard) -> Iterator[tuple[np.ndarray, Path
     folder = default_folder()
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".anew-", dir=folder) as place:
-        tar, table = Path(place, "tar"), Path(place, "table")
+        tar, table = Path(place, "tar"), Path(place, "npy")
         for path, name, num_bytes, sha256 in (
             (table, shard.table_object, None, shard.table_sha256),
             (tar, shard.tar_object, shard.num_bytes, shard.sha256),
         ):
             path.touch()
-            fetch(stores.join(location, name), path, num_bytes=num_bytes, sha256=sha256)
+            what = f"{shard.name}.{path.name}"
+            fetch(stores.join(location, name), path, what=what, num_bytes=num_bytes, sha256=sha256)
         yield artifacts.parse_sample_table(table.read_bytes(), shard, shard.table_object), tar
 
 
@@ -135,7 +136,9 @@ class RemoteShelf:
         if self._hold_table(shard, urgent=urgent) is None:
             return None
         path = None
-        bring = partial(self._fetch, shard.tar_object, num_bytes=shard.num_bytes, sha256=shard.sha256)
+        bring = partial(
+            self._fetch, shard.tar_object, what=f"{shard.name}.tar", num_bytes=shard.num_bytes, sha256=shard.sha256
+        )
         is_whole = partial(_has_sha256, sha256=shard.sha256)
         try:
             path = self._cache.hold(shard.tar_object, shard.num_bytes, bring, is_whole, urgent=urgent)
@@ -156,14 +159,14 @@ class RemoteShelf:
         self._cache.close()
 
     def _hold_table(self, shard: Shard, *, urgent: bool) -> Path | None:
-        bring = partial(self._fetch, shard.table_object, num_bytes=None, sha256=shard.table_sha256)
+        what = f"{shard.name}.npy"
+        bring = partial(self._fetch, shard.table_object, what=what, num_bytes=None, sha256=shard.table_sha256)
         is_whole = partial(_has_sha256, sha256=shard.table_sha256)
         room_bytes = shard.num_stored * artifacts.SAMPLE_DTYPE.itemsize
         return self._cache.hold(shard.table_object, room_bytes, bring, is_whole, urgent=urgent)
 
-    def _fetch(self, name: str, path: Path, *, num_bytes: int | None, sha256: str) -> None:
-        address = stores.join(self._location, name)
-        fetch(address, path, num_bytes=num_bytes, sha256=sha256, is_over=self._closing.is_set)
+    def _fetch(self, name: str, path: Path, **expected: Any) -> None:
+        fetch(stores.join(self._location, name), path, **expected, is_over=self._closing.is_set)
 
 
 def _verify(path: Path, shard: Shard) -> None:

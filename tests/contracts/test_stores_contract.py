@@ -108,3 +108,21 @@ def test_a_store_that_takes_nothing_is_named(upload):
         StorageError, match=r"a.tar cannot be written: its bucket does not exist; make it, or name anot"
     ):
         upload("no bucket")
+
+
+def test_waits_are_jittered_by_who_waits_for_what_and_not_by_chance(monkeypatch):
+    waited = []
+    monkeypatch.setattr(stores.time, "sleep", waited.append)
+
+    def waits(address):
+        waited.clear()
+        with pytest.raises(StorageError, match=r"\(4 attempts\)"):
+            stores.read(address, 0, 1, lambda num_bytes: None, waits_seconds=(1.0, 10.0, 100.0))
+        return list(waited)
+
+    first = waits("http://127.0.0.1:9/a")
+    assert all(0.5 * wait <= seconds < 1.5 * wait for seconds, wait in zip(first, (1.0, 10.0, 100.0), strict=True))
+    assert waits("http://127.0.0.1:9/a") == first
+    assert waits("http://127.0.0.1:9/b") != first
+    monkeypatch.setattr(stores.os, "getpid", lambda: 0)
+    assert waits("http://127.0.0.1:9/a") != first

@@ -38,7 +38,7 @@ def test_a_shard_that_is_gone_is_named_and_once_it_is_back_the_run_ends_as_it_wo
     store.fault = lambda name, times: 404 if name == gone else None
     done = train_commands.train(folder)
     assert done.exit_code == 1, done.said
-    assert f"{store.address}/{gone} does not exist any more, but the index lists it" in done.said
+    assert f"train/train-000001.tar is gone: {store.address}/{gone} does not exist any more" in done.said
     assert "Traceback" not in done.said
     store.fault = lambda name, times: None
     done = train_commands.train(folder)
