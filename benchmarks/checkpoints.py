@@ -9,6 +9,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -20,37 +21,49 @@ def make_state(backbone: str) -> dict:
     import torch
 
     weights = timm.create_model(backbone, num_classes=1000).state_dict()
-    moments = {name: (torch.rand_like(value), torch.rand_like(value)) for name, value in weights.items() if value.ndim}
-    return {"position": 1, "network": weights, "average": dict(weights), "optimizer": moments}
+    average = {name: value.clone() for name, value in weights.items()}
+    moments = {name: [torch.rand_like(value), torch.rand_like(value)] for name, value in weights.items() if value.ndim}
+    return {"position": 1, "network": weights, "average": average, "optimizer": moments}
+
+
+def num_bytes(state: dict) -> int:
+    moments = (moment for both in state["optimizer"].values() for moment in both)
+    return sum(value.nbytes for value in (*state["network"].values(), *state["average"].values(), *moments))
+
+
+def seconds_of(work: Callable[[], object]) -> tuple[float, float]:
+    """By the clock, and of this thread on a core, which other work on the machine disturbs less."""
+    by_clock, on_core = time.perf_counter(), time.thread_time()
+    work()
+    return time.perf_counter() - by_clock, time.thread_time() - on_core
+
+
+def medians(name: str, seconds: list[tuple[float, float]]) -> dict[str, float]:
+    by_clock, on_core = (round(statistics.median(values), 3) for values in zip(*seconds, strict=True))
+    return {f"{name}_seconds": by_clock, f"{name}_cpu_seconds": on_core}
 
 
 def main(backbone: str, repeats: int) -> dict:
+    import torch
+
     from pipeline.training import checkpoint
     from pipeline.training.saving import Saver
 
+    torch.set_num_threads(1)
     state = make_state(backbone)
-    tensors = [
-        *state["network"].values(),
-        *state["average"].values(),
-        *(t for two in state["optimizer"].values() for t in two),
-    ]
     written, stalled = [], []
     with tempfile.TemporaryDirectory() as temporary:
         saver = Saver(Path(temporary) / "thread", fingerprint="f", every_seconds=0.0, keep=1, say=print)
         for _ in range(repeats):
-            started = time.perf_counter()
-            checkpoint.save(Path(temporary) / "step", 1, state, keep=1)
-            written.append(time.perf_counter() - started)
-            started = time.perf_counter()
-            saver.save(lambda: state, must=True)
-            stalled.append(time.perf_counter() - started)
+            written.append(seconds_of(lambda: checkpoint.save(Path(temporary) / "step", 1, state, keep=1)))
+            stalled.append(seconds_of(lambda: saver.save(lambda: state, must=True)))
             saver.finish()
     return {
         "backbone": backbone,
-        "state_megabytes": round(sum(tensor.nbytes for tensor in tensors) / 1e6),
-        "written_seconds": round(statistics.median(written), 3),
-        "first_stall_seconds": round(stalled[0], 3),
-        "stall_seconds": round(statistics.median(stalled[1:]), 3),
+        "state_megabytes": round(num_bytes(state) / 1e6),
+        **medians("written", written),
+        **medians("first_stall", stalled[:1]),
+        **medians("stall", stalled[1:]),
     }
 
 
