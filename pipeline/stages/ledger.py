@@ -18,9 +18,10 @@ def ledger(run: str | None) -> None:
     folder = find_run(run)
     proof = check(RunFolder(folder), layout.INDEX, params.read(layout.PARAMS, ["loading"])["loading"].cache_bytes)
     compared = "keys" if proof.with_keys else "digests"
+    attempts = f"{proof.num_attempts} attempt{'s' * (proof.num_attempts > 1)}"
     show(
         f"[bold]exact[/]: {proof.num_steps:,} of {proof.num_steps_planned:,} steps committed, "
-        f"{proof.num_samples:,} samples as planned (by their {compared}), {proof.num_attempts} attempts, {folder.name}"
+        f"{proof.num_samples:,} samples as planned (by their {compared}), {attempts}, {folder.name}"
     )
 
 
