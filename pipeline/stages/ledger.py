@@ -10,7 +10,7 @@ from pipeline.stages import layout
 
 def ledger(run: str | None) -> None:
     """`run` is a run's folder or fingerprint; None for the run that data/run.json names."""
-    from rich import print as show
+    from rich.console import Console
 
     from pipeline.training.folder import RunFolder
     from pipeline.training.proof import check
@@ -19,9 +19,10 @@ def ledger(run: str | None) -> None:
     proof = check(RunFolder(folder), layout.INDEX, params.read(layout.PARAMS, ["loading"])["loading"].cache_bytes)
     compared = "keys" if proof.with_keys else "digests"
     attempts = f"{proof.num_attempts} attempt{'s' * (proof.num_attempts > 1)}"
-    show(
+    Console().print(
         f"[bold]exact[/]: {proof.num_steps:,} of {proof.num_steps_planned:,} steps committed, "
-        f"{proof.num_samples:,} samples as planned (by their {compared}), {attempts}, {folder.name}"
+        f"{proof.num_samples:,} samples as planned (by their {compared}), {attempts}, {folder.name}",
+        soft_wrap=True,
     )
 
 

@@ -158,12 +158,13 @@ def _table(figures: dict) -> "Table":
 
 def _rows(figures: dict) -> list[tuple[str, str, str]]:
     memory = figures["memory_bytes"]
+    epochs = f"{figures['epochs']} epoch{'s' * (figures['epochs'] > 1)}"
     parts = ", ".join(f"{name} {size_text(value)}" for name, value in memory.items() if value and name != "total")
     rows = [
         (
             "steps",
             f"{figures['num_steps']:,}",
-            f"{figures['epochs']} epochs of {figures['steps_per_epoch']:,}; {figures['num_steps_done']:,} done",
+            f"{epochs} of {figures['steps_per_epoch']:,}; {figures['num_steps_done']:,} done",
         ),
         (
             "samples an epoch",
@@ -219,10 +220,10 @@ def _span(ends: list[int]) -> str:
 
 
 def size_text(num_bytes: float) -> str:
-    """Such as 7.7 MB, never cut between the two by a line's end."""
+    """Such as 7.7 MB."""
     units = {"TB": 1e12, "GB": 1e9, "MB": 1e6, "kB": 1e3}
     unit = next((unit for unit, scale in units.items() if num_bytes >= scale), "kB")
-    return f"{num_bytes / units[unit]:.1f}\N{NO-BREAK SPACE}{unit}"
+    return f"{num_bytes / units[unit]:.1f} {unit}"
 
 
 def time_text(seconds: float) -> str:

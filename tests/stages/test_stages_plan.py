@@ -155,8 +155,8 @@ def test_times_are_told_in_words(seconds, text):
 @pytest.mark.parametrize(
     ("num_bytes", "text"), [(0, "0.0 kB"), (999, "1.0 kB"), (7.65e6, "7.7 MB"), (2e9, "2.0 GB"), (3.2e12, "3.2 TB")]
 )
-def test_sizes_stay_in_one_piece(num_bytes, text):
-    assert size_text(num_bytes).split("\N{NO-BREAK SPACE}") == text.split()
+def test_sizes_are_told_in_words(num_bytes, text):
+    assert size_text(num_bytes) == text
 
 
 @pytest.mark.slow
