@@ -59,7 +59,7 @@ def test_the_pictures_are_those_of_training(project, monkeypatch):
                 digest=reader.index.digest,
                 global_batch_size=sections["loading"].global_batch_size,
             )
-            augmentation, side_px = Augmentation(**sections["augment"].model_dump()), sections["model"].input_px
+            augmentation, side_px = Augmentation(**sections["augment"].of_one_image()), sections["model"].input_px
             made = training_batches(
                 reader, steps, augmentation, input_px=side_px, rank=0, world_size=1, first_step=0, num_workers=0
             )
