@@ -145,12 +145,14 @@ class Assembly:
         return self
 
     def _open(self, places: slice) -> Sequence[Encoded]:
-        rows = list(zip(self._shards[places].tolist(), self._rows[places], strict=True))
+        shards, rows = self._shards[places], self._rows[places]
+
+        def encoded(place: int) -> Pixels:
+            return Pixels(self._reader.image_bytes(int(shards[place]), rows[place]))
+
         if self._decoded is None:
-            return [Pixels(self._reader.image_bytes(*row)) for row in rows]
-        return kept_images(
-            self._decoded, self._numbers[places], lambda place: Pixels(self._reader.image_bytes(*rows[place]))
-        )
+            return [encoded(place) for place in range(len(rows))]
+        return kept_images(self._decoded, self._numbers[places], encoded)
 
     def batch(self) -> Batch:
         return Batch(

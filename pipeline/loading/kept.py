@@ -2,7 +2,6 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -27,7 +26,7 @@ class Encoded(Protocol):
 class KeptImage:
     """An image that is served from the cache where it lies there, and else is decoded whole and kept."""
 
-    __slots__ = ("_cache", "_encoded", "_number", "_offsets", "_open", "can_shrink", "size")
+    __slots__ = ("_cache", "_encoded", "_number", "_offsets", "_open_encoded", "_place", "can_shrink", "size")
 
     def __init__(
         self,
@@ -36,14 +35,16 @@ class KeptImage:
         offsets: list[int],
         size: tuple[int, int],
         can_shrink: bool,
-        open_encoded: Callable[[], Encoded],
+        open_encoded: Callable[[int], Encoded],
+        place: int,
     ):
-        """The arguments in the middle are what the cache's `look_up` says."""
-        self._cache, self._number, self._offsets, self._open = cache, number, offsets, open_encoded
+        """The arguments in the middle are what the cache's `look_up` says; `open_encoded` is asked for `place`."""
+        self._cache, self._number, self._offsets = cache, number, offsets
+        self._open_encoded, self._place = open_encoded, place
         self._encoded: Encoded | None = None
         self.size, self.can_shrink = size, can_shrink
         if max(offsets) < 0:
-            self._encoded = open_encoded()
+            self._encoded = open_encoded(place)
             self.size, self.can_shrink = self._encoded.size, self._encoded.can_shrink
 
     def decoded(self, region: Region) -> np.ndarray:
@@ -54,7 +55,7 @@ class KeptImage:
         if offset >= 0:
             return self._cache.cut(offset, self.size, region)
         if self._encoded is None:
-            self._encoded = self._open()
+            self._encoded = self._open_encoded(self._place)
         if not self._cache.grows:
             return self._encoded.decoded(region)
         whole = Region(0, 0, *shrunk_size(*self.size, region.shrink), region.shrink)
@@ -83,4 +84,4 @@ def open_decoded(reader: SplitReader, limit_bytes: int, say: Callable[[str], Non
 def kept_images(cache: DecodedCache, numbers: np.ndarray, open_encoded: Callable[[int], Encoded]) -> list[KeptImage]:
     """The samples of these numbers; `open_encoded` takes a place among them."""
     found = zip(numbers.tolist(), *cache.look_up(numbers), strict=True)
-    return [KeptImage(cache, *each, partial(open_encoded, place)) for place, each in enumerate(found)]
+    return [KeptImage(cache, *each, open_encoded, place) for place, each in enumerate(found)]

@@ -7,6 +7,7 @@ import shard_sets
 import torch
 
 from pipeline.errors import ArtifactError
+from pipeline.imaging import region
 from pipeline.loading.augment import Augmentation
 from pipeline.loading.batches import evaluation_batches, training_batches
 from pipeline.loading.order import order
@@ -133,7 +134,10 @@ def test_memory_comes_back_when_a_batch_is_gone_and_not_before(index_path):
     assert (len(later), len(set(later))) == (9, 2)  # one is made while the last is looked at
 
 
-def test_a_long_run_grows_neither_memory_nor_descriptors(tmp_path):
+@pytest.mark.parametrize("with_native_code", [True, False])
+def test_a_long_run_grows_neither_memory_nor_descriptors(tmp_path, monkeypatch, with_native_code):
+    if not with_native_code:
+        monkeypatch.setattr(region, "_native", region.Native(False, "not built"))
     reader = SplitReader(shard_sets.write(tmp_path, {"train": [20] * 12}, side_px=96), "train")
     process = psutil.Process()
     seen = []
