@@ -70,7 +70,7 @@ class Command:
 
     @property
     def said(self) -> str:
-        return self._said.read_text()
+        return self._said.read_text() if self._said.exists() else ""
 
 
 def train(folder: Path, *faults: Fault, clock_shift_seconds: float = 0.0) -> Command:

@@ -8,6 +8,7 @@ import concurrent.futures
 import contextlib
 import math
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -185,6 +186,7 @@ def _worker(config: dict) -> None:
     import ray.train.torch
     import torch
 
+    _end_with_the_node()
     torch.set_num_threads(config["num_threads"])
     context = ray.train.get_context()
     rank = context.get_world_rank()
@@ -193,3 +195,16 @@ def _worker(config: dict) -> None:
     partial.write_text(ray.get_runtime_context().get_node_id())
     partial.replace(Path(config["places"]) / f"rank-{rank}")
     config["body"](rank, context.get_world_size(), str(ray.train.torch.get_device()))
+
+
+def _end_with_the_node() -> None:
+    """Ends this process when its raylet is gone: it would go on holding the run's folder. Ray itself looks whether its
+    parent is process 1, which is not who inherits it under a subreaper."""
+    raylet = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == raylet:
+            threading.Event().wait(_POLL_SECONDS)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, name="convoy-raylet", daemon=True).start()
