@@ -11,7 +11,7 @@ import os
 import shutil
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pipeline.errors import LockedError, StorageError
@@ -24,8 +24,8 @@ RENAME_EXCHANGE = 2  # linux/fs.h
 def publishing(*targets: Path) -> Iterator[list[Path]]:
     """Private paths to write, one for each target; on a clean exit they take the targets' places, in order.
 
-    A target that was not written keeps its old content. Raises StorageError for a full or read-only disk and
-    LockedError when another process is writing the first target.
+    A target that was not written keeps its old content; what was written is removed when the block fails. Raises
+    StorageError for a full or read-only disk and LockedError when another process is writing the first target.
     """
     folder = targets[0].parent
     try:
@@ -34,7 +34,16 @@ def publishing(*targets: Path) -> Iterator[list[Path]]:
             privates = [target.with_name(f".{target.name}.partial") for target in targets]
             for private in privates:
                 _remove(private)
-            yield privates
+            try:
+                yield privates
+            except BaseException as exc:
+                explained = explain(exc, folder) if isinstance(exc, OSError) else None  # while the disk is as it was
+                for private in privates:
+                    with suppress(OSError):
+                        _remove(private)
+                if explained is not None:
+                    raise explained from exc
+                raise
             for private, target in zip(privates, targets, strict=True):
                 if private.exists():
                     _sync(private)

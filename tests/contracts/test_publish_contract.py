@@ -220,6 +220,7 @@ def test_a_full_disk_is_named_and_the_old_output_stays(small_disk):
         "Free some space and run the same command again."
     )
     assert target.read_text() == "old"
+    assert not private.exists(), "it would hold the space that has to be freed"
     publish_all([target], "new", as_folder=False)
     assert target.read_text() == "new"
 

@@ -18,7 +18,7 @@ def test_the_one_before_is_used_and_with_none_left_the_stage_fails(undisturbed, 
     assert train_commands.train(folder, Fault("kill", step=8)).exit_code == -9
     run = train_commands.the_run(folder)
     newest, before, *_ = checkpoint.positions(run / "checkpoints")
-    whole = {path: path.read_bytes() for path in (run / "checkpoints").glob("*/state.pt")}
+    whole = {path: path.read_bytes() for path in (run / "checkpoints").glob("step-*/state.pt")}
 
     for path in whole:
         flip_a_byte(path)
