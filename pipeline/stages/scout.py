@@ -20,7 +20,7 @@ IMAGES_PER_BATCH = 64
 
 
 def scout(candidates: list[str], num_samples: int, as_json: bool) -> None:
-    """Prints a row for each `backbone` or `backbone=weights`, the one with the best linear probe first."""
+    """Prints a row for each `backbone` or `backbone=weights`: the best linear probe first, then the best k-NN."""
     import torch
 
     from pipeline.evaluation import scouting
@@ -53,7 +53,7 @@ def scout(candidates: list[str], num_samples: int, as_json: bool) -> None:
                 "activations_mb_per_image": round(_activation_bytes(network, images_NCHW[:1]) / 1e6, 2),
             }
         )
-    found.sort(key=lambda row: row["probe_top1"], reverse=True)
+    found.sort(key=lambda row: (row["probe_top1"], row["knn_top1"]), reverse=True)
     _print(found, len(labels_N), as_json)
 
 
