@@ -25,3 +25,8 @@ def say_who_and_stay(task: str, advance) -> None:
     with open(f"{task}/{os.getpid()}", "w"):
         pass
     signal.pause()
+
+
+def variable(name: str, advance) -> str | None:
+    """An environment variable of the process."""
+    return os.environ.get(name)

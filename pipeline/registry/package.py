@@ -39,7 +39,7 @@ SERVED_MODULES = (
     "registry/classify.py",
     "registry/export.py",
 )
-"""What of this package travels with the model."""
+"""What of this package travels with the model; nothing that was compiled for this machine."""
 
 
 def log(folder: Path, name: str, run_id: str | None) -> str:
@@ -90,7 +90,7 @@ def _copy_served_modules(scratch: Path) -> Path:
     for name in SERVED_MODULES:
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         if (source / name).is_dir():
-            shutil.copytree(source / name, target / name, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(source / name, target / name, ignore=shutil.ignore_patterns("__pycache__", "*.c", "*.so"))
         else:
             shutil.copyfile(source / name, target / name)
     return target

@@ -37,9 +37,9 @@ class Workers:
             # Imported once, before the first fork; its modules start no threads and open nothing.
             context.set_forkserver_preload([PRELOADED])
             self._num_done, self._is_stopped = context.Value("q", 0), context.Event()
-            self._executor = ProcessPoolExecutor(
-                self.num_workers, context, initializer=_start, initargs=(self._num_done, self._is_stopped)
-            )
+            # The server that is forked may have been started under other addresses and secrets.
+            handed_over = (self._num_done, self._is_stopped, dict(os.environ))
+            self._executor = ProcessPoolExecutor(self.num_workers, context, initializer=_start, initargs=handed_over)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -112,9 +112,11 @@ def _killed() -> ConvoyError:
 _shared: tuple = ()  # of a worker process: what its parent handed over at the start
 
 
-def _start(num_done: object, is_stopped: object) -> None:
+def _start(num_done: object, is_stopped: object, environment: dict[str, str]) -> None:
     global _shared
     _shared = (num_done, is_stopped)
+    os.environ.clear()
+    os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends the others
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

@@ -4,8 +4,10 @@ import json
 import signal
 
 import train_commands
+from audits import NO_PICTURES, audit_with
 from train_commands import Command
 
+from pipeline.stages import layout
 from pipeline.tracking import store
 
 
@@ -25,6 +27,8 @@ def test_nothing_is_done_twice(project):
     run = train_commands.the_run(folder)
     ledgers = {path: path.read_bytes() for path in run.glob("ledger/*")}
     done(folder, "train")
+    audit_with().write(folder / layout.AUDIT)
+    NO_PICTURES.write(folder / layout.AUDIT_PICTURES)
     assert {path: path.read_bytes() for path in run.glob("ledger/*")} == ledgers
     weights = (folder / "data" / "model" / "model.safetensors").read_bytes()
 

@@ -1,6 +1,7 @@
 """Registration in a real sqlite store: versions, aliases, tags, the training run, and the served model from there."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -183,7 +184,7 @@ def test_the_registered_model_answers_as_the_export_does(name, enter, models):
 
     registration = enter(models[0], 0.95)
     model = mlflow.pyfunc.load_model(f"models:/{name}@champion")
-    image = package._example(80)
+    image = package._example(SimpleNamespace(input_px=80, num_channels=3, pixel_dtype="uint8"))
     good, bad = model.predict([image, b"no image"])
     expected = next(Classifier(models[0][0]).classify([image]))
     assert (good.label, good.probabilities, good.error) == (expected.label, expected.probabilities, "")
@@ -203,8 +204,9 @@ def test_the_model_travels_with_short_pinned_requirements_and_only_the_code_it_n
     assert [line.partition("==")[0] for line in lines] == list(package.REQUIREMENTS)
     assert all(line.partition("==")[2] for line in lines)
     code = {path.relative_to(folder).parts[2] for path in (Path(folder) / "code").rglob("*.py")}
-    assert code == {"__init__.py", "artifacts.py", "errors.py", "imaging", "registry"}
-    assert not list(Path(folder).rglob("*.pkl"))
+    assert code == {"__init__.py", "artifacts.py", "errors.py", "imaging", "networks", "registry"}
+    for compiled in ("*.pkl", "*.so"):
+        assert not list(Path(folder).rglob(compiled))
     assert list(Path(folder).rglob("model.safetensors"))
 
 

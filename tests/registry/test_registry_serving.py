@@ -11,6 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from types import SimpleNamespace
 
 import pytest
 
@@ -75,7 +76,7 @@ def ask(address, body):
 
 @pytest.mark.slow
 def test_the_server_answers_what_the_export_answers(address, exported):
-    image = package._example(100)
+    image = package._example(SimpleNamespace(input_px=100, num_channels=3, pixel_dtype="uint8"))
     encoded = base64.b64encode(image).decode()
     good, bad, again = ask(address, {"inputs": [encoded, base64.b64encode(b"no image").decode(), encoded]})
     expected = next(Classifier(exported).classify([image]))

@@ -79,3 +79,11 @@ def test_a_worker_that_was_killed_before_the_next_task_is_explained():
         for function in (worker_tasks.be_killed, worker_tasks.square):  # the second finds the pool broken
             with pytest.raises(ConvoyError, match=r"was killed, most often .* lower shards.num_workers"):
                 list(workers.map(function, range(4), lambda count: None))
+
+
+def test_workers_have_the_environment_of_the_moment(monkeypatch):
+    for value in ("first", "second"):
+        monkeypatch.setenv("CONVOY_TEST_ADDRESS", value)
+        with Workers(2) as workers:
+            found = list(workers.map(worker_tasks.variable, ["CONVOY_TEST_ADDRESS"] * 3, lambda count: None))
+        assert found == [value] * 3
