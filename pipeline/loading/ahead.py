@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from pipeline.artifacts import Shard
+from pipeline.artifacts import SAMPLE_DTYPE, Shard
 from pipeline.errors import ConvoyError, ParamsError
 from pipeline.loading.order import Order, Steps
 from pipeline.loading.shelf import Shelf
@@ -28,6 +28,9 @@ MIN_STEPS_AHEAD, MAX_STEPS_AHEAD = 8, 20_000
 
 ROOM_SECONDS = 0.5
 """Between looks for room in a cache that others fill as well."""
+
+NPY_HEADER_BYTES = 1024
+"""More than numpy writes before a table."""
 
 _JOIN_SECONDS = 5.0
 
@@ -52,6 +55,8 @@ class Lookahead:
         self._begun: set[int] = set()
         """Shards on disk that a step has used: they count no more as ahead."""
         self._num_turns = self._ahead_bytes = 0
+        self._taken_bytes = 0
+        """Of shards at an address that are ready or that a thread is busy with."""
         self._exhausted = self._closed = False
         self._changed = threading.Condition()
         self._stack = contextlib.ExitStack()
@@ -74,6 +79,7 @@ class Lookahead:
             done = [shard for shard in over if self._is_last_use(shard)]
             were_ready = self._ready.intersection(done)
             self._ready.difference_update(done)
+            self._taken_bytes -= sum(map(self._room_of, were_ready))
             self._changed.notify_all()
         for shard in done:
             self._let_go(shard)
@@ -130,6 +136,19 @@ class Lookahead:
         """Whether more steps would bring no more shards into sight."""
         return len(self._uses) == len(self._shards)
 
+    def _has_room(self, shard: int) -> bool:
+        """Whether this rank's share of the cache takes one more. Room is taken in the order of need: a shard that is
+        needed late would otherwise, fetched by a quicker thread, leave none for one that is needed now."""
+        share_bytes = self._share_bytes() if self._taken_bytes else None
+        return share_bytes is None or self._taken_bytes + self._room_of(shard) <= share_bytes
+
+    def _room_of(self, shard: int) -> int:
+        """Bytes of the cache, for the tar and its table; a shard on disk takes none."""
+        if not self._shelf.is_remote:
+            return 0
+        entry = self._shards[shard]
+        return entry.num_bytes + entry.num_stored * SAMPLE_DTYPE.itemsize + NPY_HEADER_BYTES
+
     def _work(self) -> None:
         while True:
             with self._changed:
@@ -141,13 +160,21 @@ class Lookahead:
                     else:
                         self._changed.wait()
                     continue
-                turn, shard = heapq.heappop(self._waiting)
-                if turn != self._turns[shard] or shard not in self._uses:
+                turn, shard = self._waiting[0]
+                is_wanted = turn == self._turns[shard] and shard in self._uses
+                if is_wanted and not self._has_room(shard):
+                    self._changed.wait(ROOM_SECONDS)
                     continue
+                heapq.heappop(self._waiting)
+                if not is_wanted:
+                    continue
+                self._taken_bytes += self._room_of(shard)
             try:
                 path = self._shelf.hold(self._shards[shard], urgent=False)
-            except (ConvoyError, OSError):
-                continue  # whoever reads the shard meets the same and tells it
+            except (ConvoyError, OSError):  # whoever reads the shard meets the same and tells it
+                with self._changed:
+                    self._taken_bytes -= self._room_of(shard)
+                continue
             self._put_away(shard, path is not None)
 
     def _put_away(self, shard: int, is_ready: bool) -> None:
@@ -156,13 +183,16 @@ class Lookahead:
         with self._changed:
             if not self._shelf.is_remote:
                 return
-            if not is_ready:
+            is_wanted = shard in self._uses and shard not in self._ready and not self._closed
+            if is_ready and is_wanted:
+                self._ready.add(shard)
+                return
+            self._taken_bytes -= self._room_of(shard)
+            if is_ready:
+                let_go = True
+            else:
                 heapq.heappush(self._waiting, (self._turns[shard], shard))
                 self._changed.wait(ROOM_SECONDS)
-            elif shard in self._uses and shard not in self._ready and not self._closed:
-                self._ready.add(shard)
-            else:
-                let_go = True
         if let_go:
             self._shelf.release(self._shards[shard])
 
