@@ -5,6 +5,7 @@ number: its place in the concatenation of the split's shards, in the index's ord
 computed on its own, so resuming costs the same anywhere.
 """
 
+import abc
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -19,7 +20,7 @@ the usual size. Sharding has shuffled once, so batches are as mixed as by a full
 
 
 @dataclass(frozen=True)
-class Steps:
+class Steps(abc.ABC):
     """The steps of one epoch, whatever decides them."""
 
     global_batch_size: int
@@ -28,9 +29,9 @@ class Steps:
     key: int
     """Of the epoch."""
 
+    @abc.abstractmethod
     def step(self, step: int) -> np.ndarray:
         """Sample numbers of one step, int64 [global_batch_size]. 0 <= step < num_steps."""
-        raise NotImplementedError
 
     def turns(self, step: int) -> np.ndarray:
         """Tells the draws of a sample in one epoch apart, int64 [global_batch_size]: each has a number of its own."""
