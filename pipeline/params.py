@@ -18,17 +18,13 @@ from pipeline.sections import (
     Demo,
     Evaluation,
     Loading,
-    Model,
-    Optimizer,
     Registry,
-    Schedule,
     Section,
     Shards,
     Split,
     Tracking,
-    Training,
-    Transfer,
 )
+from pipeline.training_sections import Model, Optimizer, Schedule, Training, Transfer
 
 __all__ = [
     "Audit",

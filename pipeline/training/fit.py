@@ -9,10 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import lightning
-import safetensors.torch
 import torch
 
-from pipeline.artifacts import file_sha256
 from pipeline.errors import CheckpointError
 from pipeline.loading.ahead import check_cache
 from pipeline.loading.decoded import DecodedCache
@@ -25,7 +23,7 @@ from pipeline.training.bottleneck import judge
 from pipeline.training.collapse import CollapseGuard
 from pipeline.training.failures import translating
 from pipeline.training.feed import TrainingFeed, ValidationFeed
-from pipeline.training.folder import Result
+from pipeline.training.leave import leave
 from pipeline.training.ledger import Ledger, next_attempt
 from pipeline.training.mixer import build_mixer
 from pipeline.training.module import Classifier
@@ -91,7 +89,7 @@ def _train(task: Task, place: Place, open_sink: Callable[[Path, int], Sink]) -> 
                 classifier.restore(state)
             _fit(classifier, reader, decoded, validation, record, steps_per_epoch, task, place)
     if place.rank == 0:
-        _leave_result(task, place, classifier, record, attempt)
+        leave(task, place, classifier, record, attempt)
 
 
 def _agree_on_start(task: Task, place: Place) -> tuple[int, dict[str, Any] | None]:
@@ -243,36 +241,6 @@ def _trainer(task: Task, place: Place, num_epochs: int) -> lightning.Trainer:
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-
-
-def _leave_result(task: Task, place: Place, classifier: Classifier, record: Record, attempt: int) -> None:
-    """Writes the weights, then the result that vouches for them, each by rename."""
-    network = classifier.evaluated_network
-    tensors = {
-        name: value.detach().to("cpu", memory_format=torch.contiguous_format, copy=True)
-        for name, value in network.state_dict().items()
-    }
-    partial = task.run.weights.with_name(".weights.partial")
-    safetensors.torch.save_file(tensors, partial)
-    partial.replace(task.run.weights)
-    figures = record.result()
-    num_images = classifier.position * task.loading.global_batch_size
-    result = Result(
-        fingerprint=task.fingerprint,
-        num_steps=classifier.position,
-        num_epochs=task.training.epochs,
-        world_size=place.world_size,
-        attempts=attempt,
-        num_parameters=sum(parameter.numel() for parameter in network.parameters()),
-        train_seconds=figures["train_seconds"],
-        images_per_second=num_images / max(figures["train_seconds"], 1e-9),
-        validation=figures["validation"],
-        history=figures["history"],
-        weights_sha256=file_sha256(task.run.weights),
-    )
-    partial = task.run.result.with_name(".result.partial")
-    result.write(partial)
-    partial.replace(task.run.result)
 
 
 def _say(task: Task, text: str) -> None:

@@ -4,7 +4,6 @@ B samples of a rank's batch, K classes, C channels, H and W pixels. The position
 the learning rate, the order and every random draw are functions of it, so it is all that a resume has to know.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,22 +11,19 @@ import lightning
 import numpy as np
 import torch
 
-from pipeline.errors import TrainingError
 from pipeline.loading.batches import Batch
 from pipeline.loading.keyed import key_of
 from pipeline.modeling import objective
 from pipeline.modeling.average import Average
+from pipeline.training import finite
 from pipeline.training.bottleneck import Spent
 from pipeline.training.collapse import CollapseGuard
-from pipeline.training.ledger import Ledger, Unfinite
+from pipeline.training.ledger import Ledger
 from pipeline.training.mixer import Mixer
 from pipeline.training.record import Record
 from pipeline.training.stopping import StopRequestedError
 
 _SEED_RANGE = 2**63
-
-MAX_KEYS_TOLD = 64
-"""Samples that a message names."""
 
 
 class Classifier(lightning.LightningModule):
@@ -244,12 +240,8 @@ class Classifier(lightning.LightningModule):
         mine = self._ledger.flush()
         self._loss_sum = self.trainer.strategy.reduce(self._loss_sum, reduce_op="mean")
         mean_loss = float(self._loss_sum) / self._record.steps_since_log(self.position)
-        if not math.isfinite(mean_loss):
-            raise TrainingError(self._explain("The loss is {loss} at step {step}", mine))
-        norms = torch._foreach_norm(list(self.network.parameters()))
-        if not torch.stack(norms).isfinite().all():
-            last = Unfinite(self.position - 1, math.nan, tuple(keys_B.tolist()))
-            raise TrainingError(self._explain("The weights are not finite after step {step}", last))
+        finite.check_loss(mean_loss, mine, self._lr_at)
+        finite.check_weights(self.network, self.position - 1, keys_B, self._lr_at)
         return mean_loss
 
     def _of_all_ranks(self, spent: Spent) -> list[Spent]:
@@ -257,22 +249,6 @@ class Classifier(lightning.LightningModule):
             return [spent]
         seconds_RS = self.all_gather(torch.tensor(spent.values(), dtype=torch.float64, device=self.device))
         return [Spent(*seconds_S) for seconds_S in seconds_RS.tolist()]
-
-    def _explain(self, what: str, mine: Unfinite | None) -> str:
-        """The first step that went wrong, and on which samples; all ranks ask together."""
-        found = [mine]
-        if torch.distributed.is_initialized():
-            found = [None] * torch.distributed.get_world_size()
-            torch.distributed.all_gather_object(found, mine)
-        step = min(each.step for each in found if each)
-        first = [each for each in found if each and each.step == step]
-        keys = [key for each in first for key in each.keys]
-        more = f" and {len(keys) - MAX_KEYS_TOLD} more" if len(keys) > MAX_KEYS_TOLD else ""
-        return (
-            f"{what.format(loss=first[0].loss, step=step)}, with a learning rate of {self._lr_at(step):.3g}, on the "
-            f"samples {', '.join(map(str, keys[:MAX_KEYS_TOLD]))}{more}; the checkpoints before it are kept. Lower "
-            "optimizer.lr or set training.clip_norm; if it is always these samples, look at them."
-        )
 
     # Validation: sums are counted, reduced once and divided once.
 

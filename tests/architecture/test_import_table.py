@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-FOUNDATION = {"errors", "sections", "params", "artifacts", "findings", "stores"}
+FOUNDATION = {"errors", "sections", "training_sections", "params", "artifacts", "findings", "stores"}
 
 OURS = {
     "errors": set(),
     "sections": set(),
-    "params": {"errors", "sections"},
+    "training_sections": {"sections"},
+    "params": {"errors", "sections", "training_sections"},
     "artifacts": {"errors", "params"},
     "findings": {"errors", "sections", "params", "artifacts"},
     "stores": {"errors"},
