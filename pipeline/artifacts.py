@@ -21,7 +21,7 @@ SPLITS = ("train", "validation", "test")
 FORMAT_VERSION = 1
 
 MANIFEST_COLUMNS = ("path", "class_name", "split", "group", "num_bytes", "stamp", "metadata")
-"""manifest.parquet, a row per record, sorted by path: path relative to the source (see `escape_path`), class name,
+"""manifest.parquet, a row per record, sorted by path: path relative to the source (see `path_names`), class name,
 given split or null, group or null, file size, a stamp that changes with the content (mtime in ns, etag), and the
 metadata columns as one JSON object."""
 
@@ -240,25 +240,6 @@ class Registration(Artifact):
     """After the verdict."""
     run_id: str | None
     tracking_uri: str
-
-
-def escape_path(name: bytes) -> str:
-    """A file name as text, reversibly: bytes that are no UTF-8 become \\xNN, a backslash becomes two."""
-    return name.replace(b"\\", b"\\\\").decode("utf-8", "backslashreplace")
-
-
-def unescape_path(text: str) -> bytes:
-    """The bytes that `escape_path` was given."""
-    out, position, raw = bytearray(), 0, text
-    while (found := raw.find("\\", position)) >= 0:
-        out += raw[position:found].encode()
-        if raw[found + 1] == "\\":
-            out += b"\\"
-            position = found + 2
-        else:
-            out.append(int(raw[found + 2 : found + 4], 16))
-            position = found + 4
-    return bytes(out + raw[position:].encode())
 
 
 def read_sample_table(index_path: Path, shard: Shard) -> np.ndarray:

@@ -10,8 +10,8 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 
-from pipeline.artifacts import escape_path
 from pipeline.errors import SourceError
+from pipeline.path_names import escape_path
 from pipeline.sharding.manifest import Record
 
 IMAGE_EXTENSIONS = frozenset(

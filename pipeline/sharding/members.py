@@ -11,8 +11,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from pipeline.artifacts import SPLITS, escape_path
+from pipeline.artifacts import SPLITS
 from pipeline.errors import SourceError
+from pipeline.path_names import escape_path
 from pipeline.sharding.folders import IMAGE_EXTENSIONS
 from pipeline.sharding.manifest import Record
 from pipeline.sharding.reading import member_path

@@ -5,7 +5,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 
-from pipeline.artifacts import escape_path
+from pipeline.path_names import escape_path
 from pipeline.sharding.folders import (
     FILES_PER_REPORT,
     IMAGE_EXTENSIONS,

@@ -10,8 +10,8 @@ import stat
 from pathlib import Path
 
 from pipeline import stores
-from pipeline.artifacts import unescape_path
 from pipeline.errors import ImageError
+from pipeline.path_names import unescape_path
 
 MAX_IMAGE_BYTES = 256 * 2**20
 """Larger files are rejected unread: 120 million pixels of 16-bit RGB, hardly compressed, are 720 MB; nobody trains on

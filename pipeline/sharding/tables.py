@@ -19,8 +19,9 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from pipeline import stores
-from pipeline.artifacts import SPLITS, escape_path
+from pipeline.artifacts import SPLITS
 from pipeline.errors import SourceError
+from pipeline.path_names import escape_path
 from pipeline.sharding.manifest import Record
 from pipeline.stores import Object
 

@@ -8,8 +8,8 @@ from functools import partial
 from typing import NamedTuple
 
 from pipeline import stores
-from pipeline.artifacts import escape_path
 from pipeline.errors import SourceError
+from pipeline.path_names import escape_path
 from pipeline.sharding.folders import SPLIT_OF_FOLDER
 from pipeline.sharding.members import Tar
 

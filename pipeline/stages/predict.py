@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline import artifacts
+from pipeline import path_names
 from pipeline.errors import ImageError, SourceError
 from pipeline.stages import layout
 
@@ -26,7 +26,7 @@ def predict(images: list[Path], as_json: bool = False) -> None:
     from pipeline.registry.classify import Classifier
 
     answers = Classifier(layout.MODEL).classify(_read(path) for path in paths)
-    names = [artifacts.escape_path(os.fsencode(path)) for path in paths]
+    names = [path_names.escape_path(os.fsencode(path)) for path in paths]
     num_failed = (_print_json if as_json else _print_table)(zip(names, answers, strict=True))
     if num_failed:
         raise ImageError("unreadable", f"{num_failed} of {len(paths)} files could not be read as images; see above.")

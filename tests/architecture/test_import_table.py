@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
-FOUNDATION = {"errors", "sections", "training_sections", "params", "artifacts", "findings", "stores"}
+FOUNDATION = {"errors", "sections", "training_sections", "params", "path_names", "artifacts", "findings", "stores"}
 
 OURS = {
     "errors": set(),
     "sections": set(),
     "training_sections": {"sections"},
     "params": {"errors", "sections", "training_sections"},
+    "path_names": set(),
     "artifacts": {"errors", "params"},
     "findings": {"errors", "sections", "params", "artifacts"},
     "stores": {"errors"},

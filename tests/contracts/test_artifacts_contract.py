@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pipeline import artifacts
+from pipeline import artifacts, path_names
 from pipeline.errors import ArtifactError
 
 SCAN = artifacts.Scan(
@@ -59,19 +59,19 @@ def index(shards: list[artifacts.Shard]) -> artifacts.Index:
 @example(b"cut \xe6\x97")
 @example(b"trailing\\")
 def test_an_escaped_path_comes_back(name):
-    text = artifacts.escape_path(name)
-    assert artifacts.unescape_path(text) == name
+    text = path_names.escape_path(name)
+    assert path_names.unescape_path(text) == name
     text.encode("utf-8")
 
 
 @given(st.binary(), st.binary())
 @example(b"\xff", b"\\xff")
 def test_two_paths_never_escape_to_one(one, other):
-    assert (artifacts.escape_path(one) == artifacts.escape_path(other)) == (one == other)
+    assert (path_names.escape_path(one) == path_names.escape_path(other)) == (one == other)
 
 
 def test_an_ordinary_path_stays_as_it_is():
-    assert artifacts.escape_path("été/日本 1.jpg".encode()) == "été/日本 1.jpg"
+    assert path_names.escape_path("été/日本 1.jpg".encode()) == "été/日本 1.jpg"
 
 
 @pytest.mark.parametrize("artifact", [SCAN, index([shard(3)])], ids=["scan", "index"])

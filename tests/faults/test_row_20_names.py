@@ -13,7 +13,8 @@ from image_folders import jpeg
 from projects import REPOSITORY
 
 from pipeline import params
-from pipeline.artifacts import HISTORY_COLUMNS, Index, Run, unescape_path
+from pipeline.artifacts import HISTORY_COLUMNS, Index, Run
+from pipeline.path_names import unescape_path
 from pipeline.registry import export
 from pipeline.stages import layout
 from pipeline.stages.evaluate import evaluate

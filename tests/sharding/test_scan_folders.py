@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from image_folders import scan, scanned
 
-from pipeline.artifacts import unescape_path
 from pipeline.errors import SourceError
+from pipeline.path_names import unescape_path
 from pipeline.sharding.scan import image_root, scan_source
 from pipeline.sharding.tables import TableColumns
 
