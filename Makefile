@@ -58,7 +58,7 @@ lock: .venv/bin/uv  ## brings requirements.lock up to pyproject.toml, moving not
 	@touch $@
 
 # Compiled once here, or every stage's first imports would take it upon themselves: torch, timm and ray are 20,000 files.
-.venv/.installed: requirements.lock pyproject.toml pipeline/imaging/_jpeg_region.c .venv/bin/uv
+.venv/.installed: requirements.lock pyproject.toml $(wildcard pipeline/imaging/_*.[ch]) .venv/bin/uv
 	.venv/bin/uv pip sync --compile-bytecode --python $(python) --require-hashes requirements.lock
 	.venv/bin/uv pip install --python $(python) --no-deps --no-build-isolation --editable .
 	@touch $@

@@ -1,6 +1,6 @@
 """A rectangle of a JPEG, decoded without what lies around it: the pixels of the whole decode, in less time.
 
-`_jpeg_region.c` does it, over the system's libjpeg-turbo. It is built where a compiler and the headers are and used
+`_jpeg.c` does it, over the system's libjpeg-turbo. It is built where a compiler and the headers are and used
 where its pixels are those of the one decoder; everything else is decoded whole, and cut.
 """
 
@@ -12,9 +12,9 @@ import simplejpeg
 from pipeline.imaging.jpeg import JpegHeader, decode_jpeg, read_jpeg_header
 
 try:
-    from pipeline.imaging import _jpeg_region
+    from pipeline.imaging import _crops
 except ImportError:  # not built, or its library is gone
-    _jpeg_region = None
+    _crops = None
 
 SHRINKS = (1, 2, 4, 8)
 """What a JPEG can be decoded at, as parts of its size. libjpeg-turbo knows others, which have no fast transform."""
@@ -76,7 +76,7 @@ def _decode(data: bytes, header: JpegHeader, region: Region, scratch: np.ndarray
     room = height * (width + _WIDENED_PX) * 3
     if scratch is None or scratch.size < room:
         scratch = np.empty(room, np.uint8)
-    place = _jpeg_region.decode_region(data, header.height, header.width, shrink, top, left, height, width, scratch)
+    place = _crops.decode_region(data, header.height, header.width, shrink, top, left, height, width, scratch)
     if place is None:
         return None
     offset, pitch = place
@@ -84,11 +84,11 @@ def _decode(data: bytes, header: JpegHeader, region: Region, scratch: np.ndarray
 
 
 def _look_at_native() -> Native:
-    if _jpeg_region is None:
+    if _crops is None:
         return Native(False, "not built")
     if not _agrees():
-        return Native(False, f"the pixels of {_jpeg_region.LIBRARY} are not simplejpeg's")
-    return Native(True, _jpeg_region.LIBRARY)
+        return Native(False, f"the pixels of {_crops.LIBRARY} are not simplejpeg's")
+    return Native(True, _crops.LIBRARY)
 
 
 def _agrees() -> bool:

@@ -4,7 +4,6 @@ Memory is used again: what the system hands out is cleared page by page, which c
 B samples; images are [H, W, C], uint8 or uint16: RGB, or what the data set has.
 """
 
-import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -15,20 +14,15 @@ import numpy as np
 import torch
 
 from pipeline.imaging.channels import as_rgb
-from pipeline.imaging.decode import decode_region, read_size
-from pipeline.imaging.jpeg import read_jpeg_header
-from pipeline.imaging.region import MIN_SHRUNK_PX, Region
 from pipeline.loading.decoded import DecodedCache
+from pipeline.loading.encoded import Pixels, take_decode_seconds
 from pipeline.loading.kept import Encoded, kept_images
+from pipeline.loading.native import Made, NativePieces, is_native_for
 from pipeline.loading.read import SplitReader
-
-_SCRATCH_BYTES = 8 * 1024**2
-"""A thread's memory for one decoded image, such as 1632 x 1632; larger ones get memory of their own."""
+from pipeline.loading.render import Render
 
 _PIECE = 32
 """Images whose encoded bytes a thread holds at once."""
-
-_scratch = threading.local()
 
 
 class Work(NamedTuple):
@@ -60,34 +54,6 @@ class Batch:
     def pictures(self) -> Iterator[np.ndarray]:
         """Each image for the eye, uint8 [H, W, 3]."""
         return (as_rgb(image_HWC) for image_HWC in self.images_BCHW.permute(0, 2, 3, 1).numpy())
-
-
-class Pixels:
-    """One encoded image; its size is known before it is decoded."""
-
-    def __init__(self, data: bytes):
-        self._data = data
-        self._header = read_jpeg_header(data)
-        self.size = read_size(data) if self._header is None else self._header.upright_size
-        """(height, width)."""
-
-    @property
-    def can_shrink(self) -> bool:
-        """Whether it can be decoded at less than its size."""
-        return self._header is not None and min(self.size) >= MIN_SHRUNK_PX
-
-    def decoded(self, region: Region) -> np.ndarray:
-        """[region.height, region.width, C], good until this thread decodes another; see `imaging.decode`."""
-        if not hasattr(_scratch, "memory"):
-            _scratch.memory = np.empty(_SCRATCH_BYTES, np.uint8)
-        started = time.perf_counter()
-        image_HWC = decode_region(self._data, self._header, region, _scratch.memory)
-        _scratch.decode_seconds = getattr(_scratch, "decode_seconds", 0.0) + time.perf_counter() - started
-        return image_HWC
-
-
-Render = Callable[[Sequence[Encoded], slice, np.ndarray], None]
-"""Writes images into their places of the batch's array, [B, side_px, side_px, C]."""
 
 
 class Pages:
@@ -123,36 +89,50 @@ class Assembly:
         self._reader, self._numbers, self._decoded = reader, numbers, decoded
         self._shards, self._rows = reader.locate(numbers)
         self._mask = mask
-        self._write = render(self._rows["key"], turns)
+        self._render = render(self._rows["key"], turns)
         index = reader.index
         self._work: list[Work] = []
         self._images_BHWC = pages.take((len(numbers), side_px, side_px, index.num_channels), index.pixel_dtype)
+        self._native: NativePieces | None = None
+        if is_native_for(index, side_px):
+            self._native = NativePieces(
+                reader, decoded, numbers, self._shards, self._rows, self._render, self._images_BHWC
+            )
 
     def fill(self, first: int, last: int) -> "Assembly":
         """Decodes and renders places first..last-1; padding, which is last, gets zeros and no decoding."""
         end = first + int(self._mask[first:last].sum())
         for start in range(first, end, _PIECE):
-            places = slice(start, min(start + _PIECE, end))
-            moments = [time.perf_counter()]
-            images = self._open(places)
-            moments.append(time.perf_counter())
-            _scratch.decode_seconds = 0.0
-            self._write(images, places, self._images_BHWC)
-            moments.append(time.perf_counter())
-            read, write = np.diff(moments).tolist()
-            self._work.append(Work(read, _scratch.decode_seconds, write - _scratch.decode_seconds))
+            self._make(np.arange(start, min(start + _PIECE, end)))
         self._images_BHWC[end:last] = 0
         return self
 
-    def _open(self, places: slice) -> Sequence[Encoded]:
-        shards, rows = self._shards[places], self._rows[places]
+    def _make(self, places_N: np.ndarray) -> None:
+        """By native code where it can, and else by Python."""
+        started = time.perf_counter()
+        left, read, decode = self._native.make(places_N) if self._native else Made(dict.fromkeys(places_N.tolist()))
+        if left:
+            opened = time.perf_counter()
+            images = self._open(left)
+            read += time.perf_counter() - opened
+            take_decode_seconds()
+            self._render.write(images, np.array(list(left)), self._images_BHWC)
+            decode += take_decode_seconds()
+        self._work.append(Work(read, decode, time.perf_counter() - started - read - decode))
+
+    def _open(self, data: dict[int, bytes | None]) -> Sequence[Encoded]:
+        """Images of these places, from their bytes where they were read already."""
 
         def encoded(place: int) -> Pixels:
-            return Pixels(self._reader.image_bytes(int(shards[place]), rows[place]))
+            shard, row = int(self._shards[place]), self._rows[place]
+            known = data[place]
+            name = f"Sample {row['key']} of {self._reader.shards[shard].name}.tar"
+            return Pixels(self._reader.image_bytes(shard, row) if known is None else known, name)
 
         if self._decoded is None:
-            return [encoded(place) for place in range(len(rows))]
-        return kept_images(self._decoded, self._numbers[places], encoded)
+            return [encoded(place) for place in data]
+        places = np.array(list(data))
+        return kept_images(self._decoded, places, self._numbers[places], encoded)
 
     def batch(self) -> Batch:
         return Batch(

@@ -1,7 +1,7 @@
 """What augmentation does to a sample, decided by numbers in [0, 1) that belong to (seed, epoch, sample).
 
-Deciding (`plan`) needs only the sizes of the images, is vectorised over a batch, and is apart from doing (`apply`),
-which runs on the decoded part of one image (`region_of`).
+Deciding (`plan`, and `plan_crops` for crops and flips alone) needs only the sizes of the images, is vectorised over a
+batch, and is apart from doing (`apply`), which runs on the decoded part of one image (`regions_of`).
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from pipeline.errors import ParamsError
-from pipeline.imaging.region import SHRINKS, Region, shrunk_size
+from pipeline.imaging.region import SHRINKS, shrunk_size
 from pipeline.imaging.resizing import resize
 from pipeline.loading import policy as policies
 
@@ -42,6 +42,13 @@ class Augmentation:
     erase_probability: float = 0.0
     shift_fraction: float = 0.0
 
+    @property
+    def is_more_than_a_crop(self) -> bool:
+        """Whether anything happens to an image that was cropped, resized and flipped."""
+        return bool(
+            self.color_jitter or self.policy != "none" or self.erase_probability > 0.0 or self.shift_fraction > 0.0
+        )
+
 
 @dataclass(frozen=True)
 class View:
@@ -64,18 +71,13 @@ def plan(
     augmentation: Augmentation, heights_B: np.ndarray, widths_B: np.ndarray, side_px: int, draws_BD: np.ndarray
 ) -> list[View]:
     """The views of images of these sizes that these draws, float64 [B, NUM_DRAWS], decide; the output is `side_px`."""
-    tries, rest_BR, policy_BP, erase_BE, shift_B2, _ = np.split(draws_BD, _SPANS, axis=1)
-    tries_BT2 = tries.reshape(-1, _NUM_CROP_TRIES, 2)
-    boxes = _crop_boxes(augmentation, heights_B, widths_B, tries_BT2, rest_BR[:, 0], rest_BR[:, 1])
-    horizontal = augmentation.horizontal_flip & (rest_BR[:, 2] < 0.5)
-    vertical = augmentation.vertical_flip & (rest_BR[:, 3] < 0.5)
+    boxes_B4, flips_B2 = plan_crops(augmentation, heights_B, widths_B, draws_BD)
+    _, rest_BR, policy_BP, erase_BE, shift_B2, _ = np.split(draws_BD, _SPANS, axis=1)
     jitter = augmentation.color_jitter
     colors = map(tuple, (1.0 + jitter * (2.0 * rest_BR[:, 4:7] - 1.0)).tolist())
     shifts_B2 = np.rint((2.0 * shift_B2 - 1.0) * augmentation.shift_fraction * side_px).astype(np.int64)
     shifts = map(tuple, shifts_B2.tolist())
-    plans = zip(
-        boxes.tolist(), horizontal.tolist(), vertical.tolist(), colors, policy_BP, erase_BE, shifts, strict=True
-    )
+    plans = zip(boxes_B4.tolist(), flips_B2.tolist(), colors, policy_BP, erase_BE, shifts, strict=True)
     wanted = (augmentation.policy, augmentation.policy_num_ops, augmentation.policy_magnitude, side_px)
     return [
         View(
@@ -86,21 +88,39 @@ def plan(
             policies.plan_erasing(augmentation.erase_probability, side_px, erase_draws),
             shift,
         )
-        for box, *flips, color, policy_draws, erase_draws, shift in plans
+        for box, flips, color, policy_draws, erase_draws, shift in plans
     ]
 
 
-def region_of(view: View, height: int, width: int, side_px: int, can_shrink: bool) -> Region:
-    """What must be decoded of an image of this size: at 1/2, 1/4 or 1/8 where the crop is so much larger than the
-    output and the image can be shrunk."""
-    least = min(view.height, view.width)
-    shrink = next(each for each in reversed(SHRINKS) if each == 1 or (can_shrink and each * side_px <= least))
-    if shrink == 1:
-        return Region(view.top, view.left, view.height, view.width)
-    new_height, new_width = shrunk_size(height, width, shrink)
-    top, bottom = (round(y * new_height / height) for y in (view.top, view.top + view.height))
-    left, right = (round(x * new_width / width) for x in (view.left, view.left + view.width))
-    return Region(top, left, max(1, bottom - top), max(1, right - left), shrink)
+def plan_crops(
+    augmentation: Augmentation, heights_B: np.ndarray, widths_B: np.ndarray, draws_BD: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of `plan` what comes first: boxes, int64 [B, 4] of top, left, height, width; flips, bool [B, 2] of horizontal,
+    vertical."""
+    tries_BT2 = draws_BD[:, : _SPANS[0]].reshape(-1, _NUM_CROP_TRIES, 2)
+    places_B2, flips_B2 = np.split(draws_BD[:, _SPANS[0] : _SPANS[0] + 4], 2, axis=1)
+    boxes_B4 = _crop_boxes(augmentation, heights_B, widths_B, tries_BT2, places_B2)
+    return boxes_B4, (flips_B2 < 0.5) & [augmentation.horizontal_flip, augmentation.vertical_flip]
+
+
+def regions_of(
+    boxes_B4: np.ndarray, heights_B: np.ndarray, widths_B: np.ndarray, side_px: int, can_shrink_B: np.ndarray
+) -> np.ndarray:
+    """What must be decoded of images of these sizes, int64 [B, 5] of what makes a `Region`: at 1/2, 1/4 or 1/8 where
+    the box is so much larger than the output and the image can be shrunk."""
+    least_B = boxes_B4[:, 2:].min(axis=1)
+    shrinks_B = np.ones(len(boxes_B4), np.int64)
+    for shrink in SHRINKS[1:]:
+        shrinks_B[can_shrink_B & (shrink * side_px <= least_B)] = shrink
+    regions_B5 = np.concatenate([boxes_B4, shrinks_B[:, None]], axis=1)
+    is_shrunk_B = shrinks_B > 1
+    if is_shrunk_B.any():
+        sizes = np.stack([heights_B, widths_B], axis=1)[is_shrunk_B]
+        new_sizes = np.stack(shrunk_size(*sizes.T, shrinks_B[is_shrunk_B]), axis=1)
+        corners = boxes_B4[is_shrunk_B].reshape(-1, 2, 2).cumsum(axis=1)  # top and left, bottom and right
+        first, last = np.rint(corners * new_sizes[:, None] / sizes[:, None]).astype(np.int64).transpose(1, 0, 2)
+        regions_B5[is_shrunk_B, :4] = np.concatenate([first, np.maximum(1, last - first)], axis=1)
+    return regions_B5
 
 
 def apply(crop_HWC: np.ndarray, view: View, side_px: int, out: np.ndarray) -> None:
@@ -110,6 +130,11 @@ def apply(crop_HWC: np.ndarray, view: View, side_px: int, out: np.ndarray) -> No
         _flip(out, 1)
     if view.flip_vertical:
         _flip(out, 0)
+    finish(out, view)
+
+
+def finish(out: np.ndarray, view: View) -> None:
+    """Does to an image that was cropped, resized and flipped what else the view says, in place."""
     if view.shift != (0, 0):
         np.copyto(out, _shifted(out, *view.shift))
     if view.color is not None:
@@ -147,8 +172,7 @@ def _crop_boxes(
     heights_B: np.ndarray,
     widths_B: np.ndarray,
     tries_BT2: np.ndarray,
-    u_top_B: np.ndarray,
-    u_left_B: np.ndarray,
+    places_B2: np.ndarray,
 ) -> np.ndarray:
     """int64 [B, 4]: top, left, height, width of crops with area uniform in crop_scale and ratio log-uniform in
     crop_ratio.
@@ -163,7 +187,7 @@ def _crop_boxes(
     sizes_B2 = np.stack([heights_B, widths_B], axis=1).astype(np.int64)
     inside_BT = ((tried_BT2 >= 1) & (tried_BT2 <= sizes_B2[:, None])).all(axis=2)
     crops_B2 = tried_BT2[np.arange(len(tried_BT2)), inside_BT.argmax(axis=1)]
-    offsets_B2 = (np.stack([u_top_B, u_left_B], axis=1) * (sizes_B2 - crops_B2 + 1)).astype(np.int64)
+    offsets_B2 = (places_B2 * (sizes_B2 - crops_B2 + 1)).astype(np.int64)
     widest, tallest = widths_B / augmentation.crop_ratio[0], heights_B * augmentation.crop_ratio[1]
     limits_B2 = np.maximum(1, np.rint(np.stack([widest, tallest], axis=1))).astype(np.int64)
     centred_B2 = np.minimum(sizes_B2, limits_B2)

@@ -7,21 +7,19 @@ or shared memory. A worker writes its images straight into the batch's array.
 import contextlib
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
-from pipeline.imaging.region import Region
-from pipeline.imaging.resizing import centre_square, resize
 from pipeline.loading import augment
-from pipeline.loading.assembly import Assembly, Batch, Pages, Render
+from pipeline.loading.assembly import Assembly, Batch, Pages
 from pipeline.loading.decoded import DecodedCache
-from pipeline.loading.kept import Encoded
 from pipeline.loading.keyed import key_of, mix, uniforms
 from pipeline.loading.order import Steps, evaluation_steps
 from pipeline.loading.read import SplitReader
+from pipeline.loading.render import EvaluationRender, Render, TrainingRender
 
 BATCHES_AHEAD = 3
 """Batches that are being made while one is used."""
@@ -57,15 +55,7 @@ def training_batches(
     def render(keys_B: np.ndarray, turns_B: np.ndarray) -> Render:
         counters_B = keys_B ^ mix(turns_B.astype(np.uint64))
         draws_BD = uniforms(key_of(order.key, "augment"), counters_B, augment.NUM_DRAWS)
-
-        def write(images: Sequence[Encoded], places: slice, out_BHWC: np.ndarray) -> None:
-            heights_B, widths_B = np.array([image.size for image in images]).T
-            views = augment.plan(augmentation, heights_B, widths_B, input_px, draws_BD[places])
-            for image, view, out_HWC in zip(images, views, out_BHWC[places], strict=True):
-                region = augment.region_of(view, *image.size, input_px, image.can_shrink)
-                augment.apply(image.decoded(region), view, input_px, out_HWC)
-
-        return write
+        return TrainingRender(augmentation, input_px, draws_BD)
 
     return _batches(reader, plans(), render, input_px, num_workers, decoded)
 
@@ -97,16 +87,14 @@ def split_batches(
 ) -> Iterator[Batch]:
     """The rank's batches of a whole split, in the index's order: every sample once over all ranks, padding masked."""
 
-    def write(images: Sequence[Encoded], places: slice, out_BHWC: np.ndarray) -> None:
-        for image, out_HWC in zip(images, out_BHWC[places], strict=True):
-            resize(image.decoded(Region(*centre_square(*image.size))), input_px, input_px, out_HWC)
-
     def steps() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         return evaluation_steps(reader.num_samples, batch_size, rank, world_size)
 
     plans = ((numbers, mask, np.zeros_like(numbers)) for numbers, mask in steps())
     with contextlib.closing(reader.look_ahead(numbers for numbers, _ in steps())) as lookahead:
-        for batch in _batches(reader, plans, lambda _keys_B, _turns_B: write, input_px, num_workers):
+        for batch in _batches(
+            reader, plans, lambda _keys_B, _turns_B: EvaluationRender(input_px), input_px, num_workers
+        ):
             lookahead.advance()
             yield batch
 

@@ -73,15 +73,23 @@ class DecodedCache:
     def is_usable(self) -> bool:
         return self._entries is not None
 
-    def look_up(self, numbers: np.ndarray) -> tuple[list[list[int]], list[tuple[int, int]], list[bool]]:
-        """Of each sample: by scale, where a verified image begins, or -1; its whole size and whether it can be shrunk,
-        which mean nothing where there is no image."""
+    @property
+    def pixels(self) -> np.ndarray:
+        """All that is kept, bytes, to be read only."""
+        return self._pixels
+
+    def has_none(self, numbers: np.ndarray) -> np.ndarray:
+        """Of which samples there is nothing at any scale, verified or not; bool [len(numbers)]."""
+        return (self._entries[numbers]["seal"] == 0).all(axis=1)
+
+    def look_up(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of N samples: where a verified image begins at each scale, or -1, int64 [N, scales]; its whole size, [N, 2],
+        and whether it can be shrunk, bool [N], which mean nothing where there is no image."""
         verified = self._states[numbers] == _VERIFIED
         entries = self._entries[numbers]
         one = entries[np.arange(len(numbers)), verified.argmax(axis=1)]
-        offsets = np.where(verified, entries["offset"].astype(np.int64), -1).tolist()
-        sizes = list(zip(one["height"].tolist(), one["width"].tolist(), strict=True))
-        return offsets, sizes, one["can_shrink"].astype(bool).tolist()
+        offsets = np.where(verified, entries["offset"].astype(np.int64), -1)
+        return offsets, np.stack([one["height"], one["width"]], axis=1), one["can_shrink"] != 0
 
     def cut(self, offset: int, size: tuple[int, int], region: Region) -> np.ndarray:
         """[region.height, region.width, C], to be read only, of the image of this whole size that begins there."""

@@ -81,7 +81,12 @@ def open_decoded(reader: SplitReader, limit_bytes: int, say: Callable[[str], Non
         yield cache if cache.is_usable else None
 
 
-def kept_images(cache: DecodedCache, numbers: np.ndarray, open_encoded: Callable[[int], Encoded]) -> list[KeptImage]:
-    """The samples of these numbers; `open_encoded` takes a place among them."""
-    found = zip(numbers.tolist(), *cache.look_up(numbers), strict=True)
-    return [KeptImage(cache, *each, open_encoded, place) for place, each in enumerate(found)]
+def kept_images(
+    cache: DecodedCache, places: np.ndarray, numbers: np.ndarray, open_encoded: Callable[[int], Encoded]
+) -> list[KeptImage]:
+    """The samples of these numbers; `open_encoded` takes the place of one."""
+    found = zip(places.tolist(), numbers.tolist(), *(each.tolist() for each in cache.look_up(numbers)), strict=True)
+    return [
+        KeptImage(cache, number, offsets, tuple(size), can_shrink, open_encoded, place)
+        for place, number, offsets, size, can_shrink in found
+    ]

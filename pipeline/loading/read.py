@@ -3,6 +3,7 @@
 Safe to use from many threads.
 """
 
+import itertools
 import os
 import threading
 from collections import OrderedDict
@@ -14,6 +15,7 @@ import numpy as np
 
 from pipeline import artifacts
 from pipeline.errors import ArtifactError
+from pipeline.imaging.crops import read_images
 from pipeline.loading.ahead import Lookahead
 from pipeline.loading.order import starts_of
 from pipeline.loading.shelf import open_shelf, opened
@@ -89,6 +91,21 @@ class SplitReader:
         if len(data) != row["image_bytes"]:
             raise ArtifactError(f"{self.shards[shard].name}.tar was cut while it was read; run `convoy verify`.")
         return data
+
+    def read_images(self, shards_N: np.ndarray, crops_N: np.ndarray, memory: np.ndarray) -> None:
+        """As `imaging.crops.read_images`, for samples of these shards; an image that a tar was cut before stays unread.
+        Raises ArtifactError when a shard is not what the index says."""
+        by_shard = np.argsort(shards_N, kind="stable")
+        sorted_N, shards = crops_N[by_shard], shards_N[by_shard]
+        begins = np.flatnonzero(np.diff(shards, prepend=-1)).tolist()
+        for first, last in itertools.pairwise([*begins, len(shards)]):
+            file = self._open(int(shards[first]))
+            try:
+                sorted_N["descriptor"][first:last] = file.descriptor
+                read_images(sorted_N[first:last], memory)
+            finally:
+                file.release()
+        crops_N[by_shard] = sorted_N
 
     def opened(self, shard: artifacts.Shard) -> AbstractContextManager[tuple[np.ndarray, Path]]:
         """The table of a shard's samples, and its verified tar, which stays as long."""

@@ -96,13 +96,14 @@ def _normal(name: str) -> str:
 
 
 def jpeg() -> Finding:
-    from pipeline.imaging.region import native
+    from pipeline.imaging import crops, region
 
-    is_used, why = native()
+    is_used, why = region.native()
     if not is_used:
         remedy = "images are decoded whole: the same pixels, slower; docs/performance.md says what to install"
         return Finding("jpeg", "look", f"no native decoding: {why}", remedy)
-    return Finding("jpeg", "ok", f"native decoding by {why}")
+    cuts, how = crops.native()
+    return Finding("jpeg", "ok", f"native decoding by {why}, " + (f"crops by {how}" if cuts else f"no crops: {how}"))
 
 
 def memory() -> Finding:

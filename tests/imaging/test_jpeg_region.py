@@ -99,7 +99,7 @@ def test_too_little_memory_is_refused_before_it_is_written_to(case, num_bytes):
     data, wanted = case
     header = read_jpeg_header(data)
     memory = np.full(num_bytes + 64, 77, np.uint8)
-    place = regions._jpeg_region.decode_region(
+    place = regions._crops.decode_region(
         data, header.height, header.width, wanted.shrink, *wanted[:4], memory[:num_bytes]
     )
     if place is None:
@@ -118,7 +118,7 @@ def test_damaged_bytes_are_refused_or_decoded_and_nothing_is_written_beyond(case
     damaged = bytes(damaged[: data.draw(st.integers(2, len(damaged)))])
     height, width = read_jpeg_header(encoded_bytes)[:2]
     memory = np.full(wanted.height * (wanted.width + 66) * 3 + 64, 77, np.uint8)
-    place = regions._jpeg_region.decode_region(damaged, height, width, wanted.shrink, *wanted[:4], memory[:-64])
+    place = regions._crops.decode_region(damaged, height, width, wanted.shrink, *wanted[:4], memory[:-64])
     assert place is None or place[1] <= (wanted.width + 66) * 3
     assert (memory[-64:] == 77).all()
 
@@ -132,8 +132,8 @@ def test_damaged_bytes_are_refused_or_decoded_and_nothing_is_written_beyond(case
 def test_a_rectangle_that_is_not_inside_is_refused(asked):
     data = encoded(NOISE_HWC[:40, :60], "420")
     memory = np.zeros(100_000, np.uint8)
-    assert regions._jpeg_region.decode_region(data, 40, 60, 1, *asked, memory) is None
-    assert regions._jpeg_region.decode_region(data, 40, 60, 1, 35, 55, 5, 5, memory) is not None
+    assert regions._crops.decode_region(data, 40, 60, 1, *asked, memory) is None
+    assert regions._crops.decode_region(data, 40, 60, 1, 35, 55, 5, 5, memory) is not None
 
 
 @needs_native
@@ -142,7 +142,7 @@ def test_a_header_that_lies_is_refused():
     size_at = data.index(b"\xff\xc0") + 5
     data[size_at : size_at + 4] = (3000).to_bytes(2, "big") * 2
     memory = np.zeros(10_000_000, np.uint8)
-    ask = regions._jpeg_region.decode_region
+    ask = regions._crops.decode_region
     assert ask(bytes(data), 64, 64, 1, 0, 0, 64, 64, memory) is None  # another size than was checked
     assert ask(bytes(data), 3000, 3000, 1, 0, 0, 1000, 1000, memory) is None  # pixels that are not there
     with pytest.raises(ImageError, match="The JPEG is"):
@@ -153,7 +153,7 @@ def test_a_header_that_lies_is_refused():
 @pytest.mark.parametrize("shrink", [0, -1, 3, 16])
 def test_a_scale_that_is_none_is_refused(shrink):
     data = encoded(NOISE_HWC[:40, :60], "420")
-    assert regions._jpeg_region.decode_region(data, 40, 60, shrink, 0, 0, 1, 1, np.zeros(999, np.uint8)) is None
+    assert regions._crops.decode_region(data, 40, 60, shrink, 0, 0, 1, 1, np.zeros(999, np.uint8)) is None
 
 
 @needs_native
@@ -163,7 +163,7 @@ def test_tables_of_one_image_do_not_stand_in_for_those_of_the_next():
     without_tables = data[:at] + data[data.index(b"\xff\xc0") :]
     memory = np.zeros(100_000, np.uint8)
     for each, is_whole in ((data, True), (without_tables, False), (data, True)):
-        place = regions._jpeg_region.decode_region(each, 40, 60, 1, 0, 0, 40, 60, memory)
+        place = regions._crops.decode_region(each, 40, 60, 1, 0, 0, 40, 60, memory)
         assert (place is not None) == is_whole
 
 
@@ -214,13 +214,13 @@ def test_a_library_with_other_pixels_is_not_used(monkeypatch):
             memory[: part_HWC.size] = np.minimum(part_HWC.ravel(), 254)
             return 0, columns * 3
 
-    monkeypatch.setattr(regions, "_jpeg_region", Brighter)
+    monkeypatch.setattr(regions, "_crops", Brighter)
     monkeypatch.setattr(regions, "_native", None)
     assert native() == Native(False, "the pixels of libjpeg-turbo of another day are not simplejpeg's")
 
 
 def test_where_it_is_not_built_everything_is_decoded_whole(monkeypatch):
-    monkeypatch.setattr(regions, "_jpeg_region", None)
+    monkeypatch.setattr(regions, "_crops", None)
     monkeypatch.setattr(regions, "_native", None)
     assert native() == Native(False, "not built")
     data = encoded(NOISE_HWC[:40, :60], "420")

@@ -14,7 +14,8 @@ from pipeline.imaging.region import native
 def build(repository, tmp_path):
     """What the build leaves, given an environment; installing calls it this way."""
     (tmp_path / "pipeline" / "imaging").mkdir(parents=True)
-    for name in ("pyproject.toml", "README.md", "pipeline/imaging/_jpeg_region.c"):
+    sources = repository.glob("pipeline/imaging/_*.[ch]")
+    for name in ("pyproject.toml", "README.md", *(path.relative_to(repository) for path in sources)):
         shutil.copy(repository / name, tmp_path / name)
 
     def run(**environment: str) -> tuple[list[str], str]:
@@ -31,7 +32,7 @@ def build(repository, tmp_path):
 @pytest.mark.skipif(not native().is_used, reason=f"no native code: {native().why}")
 def test_it_is_built_without_a_warning(build):
     built, said = build(CFLAGS="-Wall -Wextra -Werror")
-    assert built == ["_jpeg_region.abi3.so"]
+    assert built == ["_crops.abi3.so"]
     assert "failed" not in said
 
 
@@ -39,4 +40,4 @@ def test_it_is_built_without_a_warning(build):
 def test_without_a_compiler_or_headers_installing_goes_on(build, compiler):
     built, said = build(CC=compiler)
     assert built == []
-    assert 'building extension "pipeline.imaging._jpeg_region" failed' in said
+    assert 'building extension "pipeline.imaging._crops" failed' in said

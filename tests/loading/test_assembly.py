@@ -6,8 +6,9 @@ import simplejpeg
 
 from pipeline.imaging.decode import decode
 from pipeline.imaging.region import MIN_SHRUNK_PX, Region, shrunk_size
-from pipeline.loading import assembly
-from pipeline.loading.assembly import Pages, Pixels
+from pipeline.loading import encoded
+from pipeline.loading.assembly import Pages
+from pipeline.loading.encoded import Pixels
 
 
 def photo(height, width, seed=0):
@@ -39,7 +40,7 @@ def test_only_jpegs_of_some_size_are_shrunk():
 
 def test_a_thread_decodes_into_the_memory_it_has_and_others_into_theirs():
     mine = Pixels(photo(40, 60)).decoded(whole(40, 60))
-    assert np.shares_memory(mine, assembly._scratch.memory)
+    assert np.shares_memory(mine, encoded._scratch.memory)
     before = mine.copy()
     thread = threading.Thread(target=lambda: Pixels(photo(40, 60, seed=9)).decoded(whole(40, 60)))
     thread.start()
@@ -49,10 +50,10 @@ def test_a_thread_decodes_into_the_memory_it_has_and_others_into_theirs():
 
 def test_an_image_larger_than_the_memory_gets_its_own(monkeypatch):
     data = photo(40, 60)
-    monkeypatch.setattr(assembly, "_scratch", threading.local())
-    monkeypatch.setattr(assembly, "_SCRATCH_BYTES", 40 * 60 * 3 - 1)
+    monkeypatch.setattr(encoded, "_scratch", threading.local())
+    monkeypatch.setattr(encoded, "_SCRATCH_BYTES", 40 * 60 * 3 - 1)
     image_HWC = Pixels(data).decoded(whole(40, 60))
-    assert not np.shares_memory(image_HWC, assembly._scratch.memory)
+    assert not np.shares_memory(image_HWC, encoded._scratch.memory)
     assert np.array_equal(image_HWC, decode(data))
 
 

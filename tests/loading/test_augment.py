@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from pipeline.imaging.decode import decode_region
 from pipeline.imaging.jpeg import read_jpeg_header
-from pipeline.imaging.region import shrunk_size
+from pipeline.imaging.region import Region, shrunk_size
 from pipeline.loading import augment
-from pipeline.loading.augment import NUM_DRAWS, Augmentation, View, apply, region_of
+from pipeline.loading.augment import NUM_DRAWS, Augmentation, View, apply, regions_of
 from pipeline.loading.keyed import uniforms
 
 PLAIN = Augmentation((1.0, 1.0), (1.0, 1.0), horizontal_flip=False, vertical_flip=False, color_jitter=0.0)
@@ -30,6 +30,12 @@ def plan(wanted, height, width, draws_BD):
     """The views of as many images of one size as there are draws."""
     draws_BD = np.atleast_2d(draws_BD)
     return augment.plan(wanted, np.full(len(draws_BD), height), np.full(len(draws_BD), width), 6, draws_BD)
+
+
+def region_of(seen, height, width, side_px, can_shrink):
+    """What must be decoded of one image."""
+    box = np.array([[seen.top, seen.left, seen.height, seen.width]])
+    return Region(*regions_of(box, np.array([height]), np.array([width]), side_px, np.array([can_shrink]))[0].tolist())
 
 
 def rendered(source, seen, side_px=6):

@@ -9,7 +9,8 @@ import pytest
 import shard_sets
 import torch
 
-from pipeline.loading import assembly
+from pipeline.imaging.region import Region
+from pipeline.loading import encoded
 from pipeline.loading.augment import Augmentation
 from pipeline.loading.batches import training_batches
 from pipeline.loading.decoded import FOLDER, DecodedCache
@@ -61,13 +62,13 @@ def assert_same_pixels(reader, decoded, epochs, num_workers=0):
 def decodes(monkeypatch):
     """The regions that are decoded from here on."""
     seen = []
-    decode_region = assembly.decode_region
+    decode_region = encoded.decode_region
 
     def counting(data, header, region, scratch):
         seen.append(region)
         return decode_region(data, header, region, scratch)
 
-    monkeypatch.setattr(assembly, "decode_region", counting)
+    monkeypatch.setattr(encoded, "decode_region", counting)
     return seen
 
 
@@ -230,10 +231,10 @@ def test_images_of_other_channels_are_kept_with_their_bits(tmp_path):
     with contextlib.closing(cache):
         cache.keep(1, (20, 30), 1, False, image_HWC)
         (absent, offsets), sizes, can_shrink = cache.look_up(np.array([2, 1]))
-        assert absent == [-1] * 4
-        assert sizes[1] == (20, 30)
-        assert can_shrink == [False, False]
-        region = assembly.Region(3, 4, 10, 20)
+        assert absent.tolist() == [-1] * 4
+        assert sizes[1].tolist() == [20, 30]
+        assert can_shrink.tolist() == [False, False]
+        region = Region(3, 4, 10, 20)
         np.testing.assert_array_equal(cache.cut(offsets[0], (20, 30), region), region.of(image_HWC))
 
 
@@ -246,8 +247,8 @@ def test_nothing_is_written_once_it_is_closed(tmp_path):
         cache.keep(1, (20, 30), 1, False, image_HWC)
     assert (tmp_path / "another").stat().st_size == (tmp_path / "third").stat().st_size == 0
     offsets, _, _ = cache.look_up(np.array([0, 1]))
-    assert offsets[1] == [-1] * 4
-    np.testing.assert_array_equal(cache.cut(offsets[0][0], (20, 30), assembly.Region(0, 0, 20, 30)), image_HWC)
+    assert offsets[1].tolist() == [-1] * 4
+    np.testing.assert_array_equal(cache.cut(offsets[0][0], (20, 30), Region(0, 0, 20, 30)), image_HWC)
 
 
 def test_a_long_run_with_it_grows_neither_memory_nor_descriptors(folder, reader):

@@ -12,7 +12,7 @@ import projects
 import pytest
 
 from pipeline import params
-from pipeline.imaging import region
+from pipeline.imaging import crops, region
 from pipeline.stages import doctor
 
 
@@ -75,7 +75,10 @@ def test_wrong_params_are_shown_and_the_rest_is_still_looked_at(folder, capsys):
 
 def test_native_decoding_is_named_and_its_absence_explained(monkeypatch):
     monkeypatch.setattr(region, "_native", region.Native(True, "libjpeg-turbo 2.1.5"))
-    assert doctor.jpeg() == doctor.Finding("jpeg", "ok", "native decoding by libjpeg-turbo 2.1.5")
+    monkeypatch.setattr(crops, "_native", region.Native(True, "AVX2"))
+    assert doctor.jpeg() == doctor.Finding("jpeg", "ok", "native decoding by libjpeg-turbo 2.1.5, crops by AVX2")
+    monkeypatch.setattr(crops, "_native", region.Native(False, "this processor has no AVX2"))
+    assert doctor.jpeg().found == "native decoding by libjpeg-turbo 2.1.5, no crops: this processor has no AVX2"
     monkeypatch.setattr(region, "_native", region.Native(False, "not built"))
     assert doctor.jpeg().state == "look"
     assert doctor.jpeg().found == "no native decoding: not built"

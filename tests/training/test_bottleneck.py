@@ -9,7 +9,7 @@ import shard_sets
 import torch
 
 from pipeline import params
-from pipeline.loading import assembly
+from pipeline.loading import encoded
 from pipeline.modeling import objective
 from pipeline.training.bottleneck import Spent, judge
 from pipeline.training.fit import train_rank
@@ -96,7 +96,7 @@ def slow(monkeypatch, owner, name, seconds):
 
 
 def test_a_slow_loader_is_told(run, monkeypatch):
-    slow(monkeypatch, assembly, "decode_region", 0.08)
+    slow(monkeypatch, encoded, "decode_region", 0.08)
     notices, metrics = run()
     assert notices.startswith("loader-bound ")
     assert metrics["loader/epoch_loader_bound_fraction"] > 0.5

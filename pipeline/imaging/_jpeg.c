@@ -1,12 +1,10 @@
-/* A rectangle of a JPEG -> RGB pixels, by libjpeg-turbo, with the GIL released.
+/* A rectangle of a JPEG -> RGB pixels, by libjpeg-turbo.
 
    Left of the rectangle, right of it and above it nothing is transformed; below it nothing is read. Whatever is not an
-   ordinary JPEG, or draws as much as a warning, is left to the caller: the answer is then None, and the bytes of
-   `memory` that were written mean nothing. */
+   ordinary JPEG, or draws as much as a warning, is left to the caller: the answer is then no, and the bytes of `memory`
+   that were written mean nothing. */
 
-#define PY_SSIZE_T_CLEAN
-#define Py_LIMITED_API 0x030b0000
-#include <Python.h>
+#include "_crops.h"
 
 #include <setjmp.h>
 #include <stdio.h>
@@ -17,24 +15,13 @@
 #error "libjpeg-turbo 2.1 or newer is needed: older ones skip rows wrongly, other libraries cannot"
 #endif
 
-#define TEXT_OF(number) #number
-#define TEXT(macro) TEXT_OF(macro)
-
-#define CHANNELS 3
 #define ROWS_AT_ONCE 16
 
 /* Upsampling colour looks one sample of colour to each side, which is two pixels. */
 #define MARGIN_PX 2
 
-typedef struct {
-    int height, width; /* of the whole image, as its header was understood to say */
-    int shrink;        /* 1, 2, 4, 8: what follows is in pixels of the image at 1/shrink of its size */
-    int top, left, rows, columns;
-} Rectangle;
-
-typedef struct {
-    size_t offset, pitch; /* of the first pixel and from row to row, in bytes */
-} Placement;
+/* Source: ITU T.81, table B.1. */
+enum { PREFIX = 0xff, START_OF_IMAGE = 0xd8, START_OF_SCAN = 0xda, EXIF_OR_XMP = 0xe1 };
 
 typedef struct {
     struct jpeg_error_mgr manager;
@@ -76,6 +63,11 @@ static int is_ordinary(const struct jpeg_decompress_struct *info)
         && (part[0].v_samp_factor == 1 || part[0].v_samp_factor == 2);
 }
 
+static int is_scale(int shrink)
+{
+    return shrink == 1 || shrink == 2 || shrink == 4 || shrink == 8;
+}
+
 static int lies_inside(const Rectangle *wanted, int height, int width)
 {
     return wanted->top >= 0 && wanted->left >= 0 && wanted->rows >= 1 && wanted->columns >= 1
@@ -99,11 +91,15 @@ static void read_rows(struct jpeg_decompress_struct *info, int num_rows, unsigne
     }
 }
 
-/* True when `memory` holds the rectangle, at `placed`. */
-static int decode(const Py_buffer *data, const Rectangle *wanted, const Py_buffer *memory, Placement *placed)
+int decode_rectangle(
+    const unsigned char *data, size_t num_bytes, const Rectangle *wanted, unsigned char *memory, size_t room,
+    Pixels *placed)
 {
     struct jpeg_decompress_struct info;
     Errors errors;
+    if (!is_scale(wanted->shrink)) {
+        return 0;
+    }
     info.err = jpeg_std_error(&errors.manager);
     errors.manager.error_exit = give_up;
     errors.manager.emit_message = take_no_warning;
@@ -115,7 +111,7 @@ static int decode(const Py_buffer *data, const Rectangle *wanted, const Py_buffe
     }
     /* Made anew for each image: tables of the last one would stand in for those that this one lacks. */
     jpeg_create_decompress(&info);
-    jpeg_mem_src(&info, data->buf, (unsigned long)data->len);
+    jpeg_mem_src(&info, data, (unsigned long)num_bytes);
     jpeg_read_header(&info, TRUE);
     if ((int)info.image_height != wanted->height || (int)info.image_width != wanted->width || !is_ordinary(&info)) {
         give_up((j_common_ptr)&info);
@@ -131,69 +127,49 @@ static int decode(const Py_buffer *data, const Rectangle *wanted, const Py_buffe
     JDIMENSION right = (JDIMENSION)wanted->left + (JDIMENSION)wanted->columns + MARGIN_PX;
     JDIMENSION width = (right < info.output_width ? right : info.output_width) - left;
     jpeg_crop_scanline(&info, &left, &width); /* moves `left` to the edge of a block and widens `width` by as much */
-    placed->pitch = (size_t)width * CHANNELS;
-    placed->offset = ((size_t)wanted->left - left) * CHANNELS;
-    if (placed->pitch * (size_t)wanted->rows > (size_t)memory->len) {
+    size_t pitch = (size_t)width * CHANNELS;
+    if (pitch * (size_t)wanted->rows > room) {
         give_up((j_common_ptr)&info);
     }
     if (wanted->top > 0) {
         jpeg_skip_scanlines(&info, (JDIMENSION)wanted->top);
     }
-    read_rows(&info, wanted->rows, memory->buf, placed->pitch);
+    read_rows(&info, wanted->rows, memory, pitch);
+    const unsigned char *first = memory + ((size_t)wanted->left - left) * CHANNELS;
+    *placed = (Pixels){first, pitch, memory + room, wanted->rows, wanted->columns};
     jpeg_destroy_decompress(&info);
     return 1;
 }
 
-PyDoc_STRVAR(
-    decode_region_doc,
-    "decode_region(data, height, width, shrink, top, left, rows, columns, memory)\n\n"
-    "(offset, pitch) in bytes of the rectangle's pixels in `memory`; None where this is no work for this module.");
-
-static PyObject *decode_region(PyObject *module, PyObject *arguments)
+static int is_start_of_frame(unsigned char marker)
 {
-    (void)module;
-    Py_buffer data, memory;
-    Rectangle wanted;
-    if (!PyArg_ParseTuple(
-            arguments, "y*iiiiiiiw*:decode_region", &data, &wanted.height, &wanted.width, &wanted.shrink, &wanted.top,
-            &wanted.left, &wanted.rows, &wanted.columns, &memory)) {
-        return NULL;
-    }
-    Placement placed;
-    int is_done = 0;
-    if (wanted.shrink == 1 || wanted.shrink == 2 || wanted.shrink == 4 || wanted.shrink == 8) {
-        Py_BEGIN_ALLOW_THREADS
-        is_done = decode(&data, &wanted, &memory, &placed);
-        Py_END_ALLOW_THREADS
-    }
-    PyBuffer_Release(&data);
-    PyBuffer_Release(&memory);
-    if (!is_done) {
-        Py_RETURN_NONE;
-    }
-    return Py_BuildValue("nn", (Py_ssize_t)placed.offset, (Py_ssize_t)placed.pitch);
+    return marker >= 0xc0 && marker <= 0xcf && marker != 0xc4 && marker != 0xc8 && marker != 0xcc;
 }
 
-static PyMethodDef methods[] = {
-    {"decode_region", decode_region, METH_VARARGS, decode_region_doc},
-    {NULL, NULL, 0, NULL},
-};
-
-static int add_version(PyObject *module)
+int read_jpeg_size(const unsigned char *data, size_t num_bytes, int32_t *height, int32_t *width)
 {
-    return PyModule_AddStringConstant(module, "LIBRARY", "libjpeg-turbo " TEXT(LIBJPEG_TURBO_VERSION));
-}
-
-static PyModuleDef_Slot slots[] = {
-    {Py_mod_exec, add_version},
-    {0, NULL},
-};
-
-static struct PyModuleDef definition = {
-    PyModuleDef_HEAD_INIT, "_jpeg_region", "Rectangles of JPEGs.", 0, methods, slots, NULL, NULL, NULL,
-};
-
-PyMODINIT_FUNC PyInit__jpeg_region(void)
-{
-    return PyModuleDef_Init(&definition);
+    int is_known = 0;
+    if (num_bytes < 4 || data[0] != PREFIX || data[1] != START_OF_IMAGE) {
+        return 0;
+    }
+    for (size_t at = 2; at + 9 < num_bytes && data[at] == PREFIX;) {
+        unsigned char marker = data[at + 1];
+        if (marker == PREFIX) {
+            at += 1;
+            continue;
+        }
+        if (marker == START_OF_SCAN) {
+            return is_known;
+        }
+        if (marker == EXIF_OR_XMP || (is_known && is_start_of_frame(marker))) {
+            return 0;
+        }
+        if (is_start_of_frame(marker)) {
+            *height = data[at + 5] << 8 | data[at + 6];
+            *width = data[at + 7] << 8 | data[at + 8];
+            is_known = *height > 0 && *width > 0;
+        }
+        at += 2 + (size_t)(data[at + 2] << 8 | data[at + 3]);
+    }
+    return 0;
 }

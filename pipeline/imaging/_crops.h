@@ -1,0 +1,42 @@
+/* What the parts of the native code know of each other. No part but _crops.c knows Python. */
+
+#ifndef CONVOY_CROPS_H
+#define CONVOY_CROPS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define CHANNELS 3
+
+/* The longest side of what pixels are stretched to, and of a row of what is stretched. */
+#define MAX_SIDE_PX 1024
+#define MAX_ROW_PX 4096
+
+typedef struct {
+    int32_t height, width; /* of the whole image, as its header was understood to say */
+    int32_t shrink;        /* 1, 2, 4, 8: what follows is in pixels of the image at 1/shrink of its size */
+    int32_t top, left, rows, columns;
+} Rectangle;
+
+typedef struct {
+    const unsigned char *first; /* the pixel at the top left */
+    size_t pitch;               /* from row to row, in bytes */
+    const unsigned char *end;   /* of the memory that may be read: not before the last pixel's */
+    int rows, columns;
+} Pixels;
+
+/* True when `memory` holds the rectangle's pixels, and `placed` says where. */
+int decode_rectangle(
+    const unsigned char *data, size_t num_bytes, const Rectangle *wanted, unsigned char *memory, size_t room,
+    Pixels *placed);
+
+/* True when the bytes begin like a JPEG with no EXIF or XMP; then its size as stored. */
+int read_jpeg_size(const unsigned char *data, size_t num_bytes, int32_t *height, int32_t *width);
+
+/* Whether this processor can do the work of `stretch`. */
+int can_stretch(void);
+
+/* True when `out`, [side_px, side_px, CHANNELS], holds the pixels stretched to that square, and flipped. */
+int stretch(const Pixels *pixels, int side_px, int flip_horizontal, int flip_vertical, unsigned char *out);
+
+#endif

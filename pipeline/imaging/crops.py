@@ -1,0 +1,82 @@
+"""Crops of many images, cut, resized and flipped into a batch by one call of native code, with the GIL released once.
+
+A row of CROP is one image: where it lies, its size, what is cut out and where that goes. The pixels are those of
+`decode` and `resize`, and of flipping what they give; crops that shrink are left to these, and so is whatever is no
+ordinary JPEG, or broken: `is_done` says what was written.
+"""
+
+import numpy as np
+
+from pipeline.imaging import region
+from pipeline.imaging.region import Native
+from pipeline.imaging.resizing import resize
+
+CROP = np.dtype(
+    [("file_offset", "<i8"), ("num_bytes", "<i8"), ("offset", "<i8"), ("place", "<i8"), ("descriptor", "<i4"),
+     ("height", "<i4"), ("width", "<i4"), ("shrink", "<i4"), ("top", "<i4"), ("left", "<i4"), ("rows", "<i4"),
+     ("columns", "<i4"), ("flip_horizontal", "<i4"), ("flip_vertical", "<i4"), ("is_done", "<i4"),
+     ("can_shrink", "<i4")]
+)  # fmt: skip
+"""`Crop` of _crops.c. Height and width are those of the whole image; what follows them is as in `Region`."""
+
+UNREAD = -1
+"""The height of an image that a file was too short for; 0 is that of what is left to other code."""
+
+MAX_SIDE_PX = 1024
+"""The largest squares that native code makes; as in _crops.h."""
+
+_PROBE_SIDE_PX = 37
+_PROBE_SIZES = ((1, 1), (20, 30), (30, 50), (90, 36), (37, 37), (5, 140))
+
+
+def native() -> Native:
+    """Whether native code cuts crops, and with what or why not. Looked at once a process."""
+    global _native
+    if not region.native().is_used:
+        return region.native()
+    if _native is None:
+        _native = _look_at_native()
+    return _native
+
+
+_native: Native | None = None
+
+
+def read_images(crops_N: np.ndarray, memory: np.ndarray) -> None:
+    """Reads images from their files to their offsets in `memory`, uint8 [num_bytes], and their sizes from their
+    headers."""
+    region._crops.read_images(crops_N, memory)
+
+
+def cut_jpegs(crops_N: np.ndarray, memory: np.ndarray, scratch: np.ndarray, out_BHWC: np.ndarray) -> float:
+    """Writes crops of the JPEGs in `memory` to their places of `out_BHWC`, squares; the seconds that decoding took."""
+    return region._crops.cut_jpegs(crops_N, memory, scratch, out_BHWC, out_BHWC.shape[1])
+
+
+def cut_pixels(crops_N: np.ndarray, memory: np.ndarray, out_BHWC: np.ndarray) -> None:
+    """Writes crops of the decoded images in `memory`, each at its shrunk size, to their places of `out_BHWC`."""
+    region._crops.cut_pixels(crops_N, memory, out_BHWC, out_BHWC.shape[1])
+
+
+def _look_at_native() -> Native:
+    if not region._crops.CAN_STRETCH:
+        return Native(False, "this processor has no AVX2")
+    if not _agrees():
+        return Native(False, "its pixels are not OpenCV's")
+    return Native(True, "AVX2")
+
+
+def _agrees() -> bool:
+    """Whether noise is resized as `resize` does it."""
+    random = np.random.default_rng(0)
+    for height, width in _PROBE_SIZES:
+        noise_HWC = random.integers(0, 256, (height, width, 3), np.uint8)
+        crops = np.zeros(1, CROP)
+        for name, value in (("height", height), ("width", width), ("shrink", 1), ("rows", height), ("columns", width)):
+            crops[name] = value
+        out_BHWC = np.empty((1, _PROBE_SIDE_PX, _PROBE_SIDE_PX, 3), np.uint8)
+        cut_pixels(crops, noise_HWC, out_BHWC)
+        expected_HWC = resize(noise_HWC, _PROBE_SIDE_PX, _PROBE_SIDE_PX)
+        if not (crops["is_done"][0] and np.array_equal(out_BHWC[0], expected_HWC)):
+            return False
+    return True
