@@ -102,6 +102,7 @@ def _write_shards(folder: Path, images: list[bytes]) -> None:
     import numpy as np
 
     from pipeline import artifacts
+    from pipeline.sample_table import SAMPLE_DTYPE
     from pipeline.sharding.tar import TarWriter
 
     (folder / "train").mkdir(parents=True)
@@ -115,7 +116,7 @@ def _write_shards(folder: Path, images: list[bytes]) -> None:
                 json_offset = tar.add(f"{key:09d}.json", b"{}")
                 rows.append((key, offset, len(images[key]), json_offset, 2, key % NUM_CLASSES))
         table = folder / f"{name}.npy"
-        np.save(table, np.array(rows, artifacts.SAMPLE_DTYPE))
+        np.save(table, np.array(rows, SAMPLE_DTYPE))
         counts = [sum(row[5] == label for row in rows) for label in range(NUM_CLASSES)]
         shards.append(
             artifacts.Shard(

@@ -52,7 +52,8 @@ def _draw(work: Path) -> Path:
 
 def _labels(shards: Path) -> dict[str, list[int]]:
     """Of each split, in the order of the keys; written by us, so that nothing of the readers is in it."""
-    from pipeline.artifacts import Index, read_sample_table
+    from pipeline.artifacts import Index
+    from pipeline.sample_table import read_sample_table
 
     index = Index.read(shards / "index.json", made_by="shard")
     return {

@@ -6,7 +6,6 @@ the place is private and is renamed at the end is the business of `pipeline.stag
 
 import csv
 import hashlib
-import io
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -23,13 +22,10 @@ FORMAT_VERSION = 1
 MANIFEST_COLUMNS = ("path", "class_name", "split", "group", "num_bytes", "stamp", "metadata")
 """manifest.parquet, a row per record, sorted by path: path relative to the source (see `path_names`), class name,
 given split or null, group or null, file size, a stamp that changes with the content (mtime in ns, etag), and the
-metadata columns as one JSON object."""
+metadata columns as one JSON object. Of a multi-label source, CLASS_NAMES takes the place of class_name."""
 
-SAMPLE_DTYPE = np.dtype(
-    [("key", "<u8"), ("image_offset", "<u8"), ("image_bytes", "<u4"), ("json_offset", "<u8"), ("json_bytes", "<u4"),
-     ("label", "<i4")]
-)  # fmt: skip
-"""A row of a shard's sample table: where a sample's members lie in the tar, in the tar's order."""
+CLASS_NAMES = "class_names"
+"""A record's classes as a JSON list of texts, sorted, each once; `[]` for none."""
 
 
 class Artifact(pydantic.BaseModel):
@@ -62,14 +58,18 @@ class Scan(Artifact):
     num_records: int
     num_bytes: int
     class_counts: dict[str, int]
+    """Of a multi-label source a record counts for all of its classes."""
     split_counts: dict[str, int]
     """Records with a given split; empty where the source fixes none."""
     ignored: dict[str, int]
     """Files that are no records, by reason."""
+    multi_label: bool = False
+    """Whether a record has any number of classes rather than one."""
+    num_without_class: int = 0
 
 
 class Shard(Artifact):
-    """One tar of the index. Beside `<name>.tar` lies its sample table `<name>.npy` (SAMPLE_DTYPE)."""
+    """One tar of the index. Beside `<name>.tar` lies its sample table `<name>.npy` (see `sample_table`)."""
 
     name: str
     """Relative to the index, without the ending: `train/train-000000`."""
@@ -79,7 +79,7 @@ class Shard(Artifact):
     sha256: str
     table_sha256: str
     class_counts: list[int]
-    """Without the tombstones."""
+    """Without the tombstones. In a multi-label set a sample counts for all of its classes."""
     tombstones: list[int] = []
     """Rows of the table, ascending, whose samples still lie in the tar and are not to be used: their images were
     removed after the tar was written."""
@@ -109,6 +109,8 @@ class Index(Artifact):
     format_version: Literal[1] = FORMAT_VERSION
     classes: list[str]
     """Class names; the position is the label."""
+    multi_label: bool = False
+    """Whether a sample has any number of labels rather than one."""
     image_extension: str
     num_channels: int
     pixel_dtype: Literal["uint8", "uint16"] = "uint8"
@@ -132,7 +134,7 @@ class Index(Artifact):
         return sum(shard.num_samples for shard in self.splits[split])
 
     def class_counts(self, split: str) -> list[int]:
-        """Samples per label."""
+        """Samples of each label."""
         counts = np.zeros(len(self.classes), np.int64)
         for shard in self.splits[split]:
             counts += shard.class_counts
@@ -240,37 +242,6 @@ class Registration(Artifact):
     """After the verdict."""
     run_id: str | None
     tracking_uri: str
-
-
-def read_sample_table(index_path: Path, shard: Shard) -> np.ndarray:
-    """The shard's samples that are to be used, [num_samples] of SAMPLE_DTYPE; see `read_stored_table`."""
-    return without_tombstones(read_stored_table(index_path, shard), shard)
-
-
-def read_stored_table(index_path: Path, shard: Shard) -> np.ndarray:
-    """The sample table that lies beside the index, as `parse_sample_table` gives it."""
-    path = index_path.parent / f"{shard.name}.npy"
-    try:
-        return parse_sample_table(path.read_bytes(), shard, str(path))
-    except FileNotFoundError as exc:
-        raise ArtifactError(f"{path} is missing; run `convoy shard` (or `dvc checkout`).") from exc
-
-
-def parse_sample_table(data: bytes, shard: Shard, where: str) -> np.ndarray:
-    """A row of SAMPLE_DTYPE for each sample in the tar, tombstones too; compared with the index by its sha256."""
-    if hashlib.sha256(data).hexdigest() != shard.table_sha256:
-        raise ArtifactError(f"{where} is not the table that the index lists; run `convoy shard` again.")
-    table = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
-    if table.dtype != SAMPLE_DTYPE or table.shape != (shard.num_stored,):
-        raise ArtifactError(
-            f"{where} holds {table.shape} of {table.dtype}, the index says {shard.num_stored} samples; "
-            "run `convoy shard` again."
-        )
-    return table
-
-
-def without_tombstones(table: np.ndarray, shard: Shard) -> np.ndarray:
-    return np.delete(table, shard.tombstones) if shard.tombstones else table
 
 
 def file_sha256(path: Path) -> str:

@@ -29,13 +29,24 @@ class Data(Section):
     image_column: str
     """Tables: the column with an image's path, absolute or relative to the table."""
     label_column: str
-    """Tables: the column with the class name."""
+    """Tables: the column with the class name, or, of a multi-label set, with a list of them (.jsonl, .parquet), any
+    number."""
+    label_separator: str | None
+    """Tables: what stands between the class names in the texts of a multi-label set, such as `|`; an empty text is no
+    class. null where a text is one class."""
     split_column: str | None
     """Tables: the column with `train`, `validation` or `test`; null to split by hash."""
     group_column: str | None
     """Tables: records of one group never straddle two splits; null for none."""
     metadata_columns: list[str]
     """Tables: columns kept with each sample; the report shows its figures per value of each."""
+
+    @pydantic.field_validator("label_separator")
+    @classmethod
+    def _check_separator(cls, value: str | None) -> str | None:
+        if value is not None and not value.strip():
+            raise ValueError(f"{value!r} must hold a character that is no space, such as | or ;, or be null")
+        return value
 
 
 class Demo(Section):

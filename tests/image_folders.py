@@ -12,8 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import simplejpeg
 
-from pipeline.artifacts import Index, Scan, read_sample_table
+from pipeline.artifacts import Index, Scan
 from pipeline.findings import EXPLANATIONS
+from pipeline.sample_table import read_sample_table
 from pipeline.sharding.audit import AuditRule
 from pipeline.sharding.build import Built, ShardForm, SplitRule, build_shard_set
 from pipeline.sharding.manifest import Manifest

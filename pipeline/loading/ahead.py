@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from pipeline.artifacts import SAMPLE_DTYPE, Shard
+from pipeline.artifacts import Shard
 from pipeline.errors import ConvoyError, ParamsError
 from pipeline.loading.order import Order, Steps
 from pipeline.loading.shelf import Shelf
@@ -147,7 +147,7 @@ class Lookahead:
         if not self._shelf.is_remote:
             return 0
         entry = self._shards[shard]
-        return entry.num_bytes + entry.num_stored * SAMPLE_DTYPE.itemsize + NPY_HEADER_BYTES
+        return entry.num_bytes + entry.num_stored * self._shelf.row_bytes + NPY_HEADER_BYTES
 
     def _work(self) -> None:
         while True:

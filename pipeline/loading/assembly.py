@@ -20,6 +20,7 @@ from pipeline.loading.kept import Encoded, kept_images
 from pipeline.loading.native import Made, NativePieces, is_native_for
 from pipeline.loading.read import SplitReader
 from pipeline.loading.render import Render
+from pipeline.sample_table import is_multi_label, multi_hot
 
 _PIECE = 32
 """Images whose encoded bytes a thread holds at once."""
@@ -44,7 +45,7 @@ class Batch:
     images_BCHW: torch.Tensor
     """uint8 or uint16, channels_last."""
     labels_B: torch.Tensor
-    """int64."""
+    """int64; of a multi-label set labels_BK instead, uint8 of K classes with a 1 for each that the sample has."""
     mask_B: torch.Tensor
     """bool."""
     keys_B: np.ndarray
@@ -134,10 +135,15 @@ class Assembly:
         places = np.array(list(data))
         return kept_images(self._decoded, places, self._numbers[places], encoded)
 
+    def _labels(self) -> np.ndarray:
+        if is_multi_label(self._rows):
+            return multi_hot(self._rows, len(self._reader.index.classes))
+        return self._rows["label"].astype(np.int64)
+
     def batch(self) -> Batch:
         return Batch(
             images_BCHW=torch.from_numpy(self._images_BHWC).permute(0, 3, 1, 2),
-            labels_B=torch.from_numpy(self._rows["label"].astype(np.int64)),
+            labels_B=torch.from_numpy(self._labels()),
             mask_B=torch.from_numpy(self._mask),
             keys_B=self._rows["key"].copy(),
             work=Work(*map(sum, zip(Work(), *self._work, strict=True))),

@@ -20,6 +20,7 @@ from pipeline.loading.ahead import Lookahead
 from pipeline.loading.order import starts_of
 from pipeline.loading.shelf import open_shelf, opened
 from pipeline.loading.subset import subset_counts, subset_rows
+from pipeline.sample_table import count_classes, dtype_of, is_multi_label, without_tombstones
 
 MAX_OPEN_SHARDS = 64
 """File descriptors a reader holds; a common limit for a process is 256."""
@@ -40,10 +41,12 @@ class SplitReader:
         self.index = artifacts.Index.read(index_path, made_by="shard")
         self.shards = self.index.splits[split]
         self.shard_class_counts = [shard.class_counts for shard in self.shards]
-        """Samples per label, for each shard."""
+        """Samples of each label, for each shard; of a part of a multi-label set they are those of the whole."""
+        self.shard_sizes = [shard.num_samples for shard in self.shards]
         if fraction < 1.0:
-            self.shard_class_counts = subset_counts(self.shards, fraction)
-        self.shard_sizes = [sum(counts) for counts in self.shard_class_counts]
+            kept = subset_counts(self.shards, fraction, multi_label=self.index.multi_label)
+            self.shard_sizes = [sum(counts) for counts in kept]
+            self.shard_class_counts = self.shard_class_counts if self.index.multi_label else kept
         self._split, self._fraction = split, fraction
         self._starts = starts_of(np.asarray(self.shard_sizes, np.int64))
         self._tables: dict[int, np.ndarray] = {}
@@ -65,7 +68,11 @@ class SplitReader:
 
     @property
     def class_counts(self) -> list[int]:
-        """Samples per label."""
+        """Samples of each label. Of a part of a multi-label set only its tables say it."""
+        if self.index.multi_label and self._fraction < 1.0:
+            of_shards = (self._table(shard) for shard in range(len(self.shards)))
+            num_classes = len(self.index.classes)
+            return np.sum([count_classes(table, num_classes) for table in of_shards], axis=0, dtype=np.int64).tolist()
         return np.sum(self.shard_class_counts, axis=0, dtype=np.int64).tolist()
 
     def labels(self, shard: int) -> np.ndarray:
@@ -73,9 +80,9 @@ class SplitReader:
         return self._table(shard)["label"]
 
     def locate(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Shard and row in its sample table for each number; rows come as SAMPLE_DTYPE [len(numbers)]."""
+        """Shard and row in its sample table for each number; rows come as [len(numbers)] of the tables'."""
         shards = self._shards_of(numbers)
-        rows = np.empty(len(numbers), artifacts.SAMPLE_DTYPE)
+        rows = np.empty(len(numbers), dtype_of(self.index))
         for shard in np.unique(shards):
             here = shards == shard
             rows[here] = self._table(int(shard))[numbers[here] - self._starts[shard]]
@@ -139,9 +146,9 @@ class SplitReader:
             table = self._tables.get(shard)
         if table is None:  # without the lock: it may have to be fetched
             entry = self.shards[shard]
-            table = artifacts.without_tombstones(self.shelf.table(entry), entry)
+            table = without_tombstones(self.shelf.table(entry), entry)
             if self._fraction < 1.0:
-                table = table[subset_rows(entry, table["label"], self._fraction)]
+                table = table[subset_rows(entry, None if is_multi_label(table) else table["label"], self._fraction)]
         with self._lock:
             self._table_bytes += 0 if self._tables.pop(shard, None) is not None else table.nbytes
             self._tables[shard] = table  # newest last

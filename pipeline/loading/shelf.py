@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from pipeline import artifacts, stores
+from pipeline import artifacts, sample_table, stores
 from pipeline.artifacts import Index, Shard
 from pipeline.errors import ArtifactError
 from pipeline.loading.cache import Cache, default_folder
@@ -27,9 +27,11 @@ class Shelf(Protocol):
 
     is_remote: bool
     """Whether a tar has to be brought here, and may go again when nobody holds it."""
+    row_bytes: int
+    """Of a table."""
 
     def table(self, shard: Shard) -> np.ndarray:
-        """The shard's table with its tombstones, [num_stored] of SAMPLE_DTYPE."""
+        """The shard's table with its tombstones, [num_stored]."""
 
     def hold(self, shard: Shard, *, urgent: bool = True) -> Path | None:
         """The path of the verified tar, which stays until `release`. None when it is not urgent and there is no room.
@@ -47,15 +49,16 @@ class Shelf(Protocol):
 
 def open_shelf(index_path: Path, index: Index, cache_bytes: int | None) -> Shelf:
     """Beside the index, or at its location through this machine's cache of at most `cache_bytes` (None: no limit)."""
+    row_bytes = sample_table.dtype_of(index).itemsize
     if index.location is None:
-        return LocalShelf(index_path)
-    return RemoteShelf(index.location, Cache(default_folder(), cache_bytes))
+        return LocalShelf(index_path, row_bytes)
+    return RemoteShelf(index.location, Cache(default_folder(), cache_bytes), row_bytes)
 
 
 @contextlib.contextmanager
 def opened(shelf: Shelf, shard: Shard) -> Iterator[tuple[np.ndarray, Path]]:
     """The table of the shard's samples that are to be used, and its tar, which stays as long."""
-    table = artifacts.without_tombstones(shelf.table(shard), shard)
+    table = sample_table.without_tombstones(shelf.table(shard), shard)
     path = shelf.hold(shard)
     try:
         yield table, path
@@ -77,7 +80,7 @@ def fetched_anew(location: str, shard: Shard) -> Iterator[tuple[np.ndarray, Path
             path.touch()
             what = f"{shard.name}.{path.name}"
             fetch(stores.join(location, name), path, what=what, num_bytes=num_bytes, sha256=sha256)
-        yield artifacts.parse_sample_table(table.read_bytes(), shard, shard.table_object), tar
+        yield sample_table.parse_sample_table(table.read_bytes(), shard, shard.table_object), tar
 
 
 class LocalShelf:
@@ -85,14 +88,14 @@ class LocalShelf:
 
     is_remote = False
 
-    def __init__(self, index_path: Path):
-        self._index_path = index_path
+    def __init__(self, index_path: Path, row_bytes: int):
+        self._index_path, self.row_bytes = index_path, row_bytes
         self._mutex = threading.Lock()
         self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self._verified: set[str] = set()
 
     def table(self, shard: Shard) -> np.ndarray:
-        return artifacts.read_stored_table(self._index_path, shard)
+        return sample_table.read_stored_table(self._index_path, shard)
 
     def hold(self, shard: Shard, *, urgent: bool = True) -> Path:
         path = self._index_path.parent / f"{shard.name}.tar"
@@ -120,14 +123,14 @@ class RemoteShelf:
 
     is_remote = True
 
-    def __init__(self, location: str, cache: Cache):
-        self._location, self._cache = location, cache
+    def __init__(self, location: str, cache: Cache, row_bytes: int):
+        self._location, self._cache, self.row_bytes = location, cache, row_bytes
         self._closing = threading.Event()
 
     def table(self, shard: Shard) -> np.ndarray:
         path = self._hold_table(shard, urgent=True)
         try:
-            return artifacts.parse_sample_table(path.read_bytes(), shard, str(path))
+            return sample_table.parse_sample_table(path.read_bytes(), shard, str(path))
         finally:
             self._cache.release(shard.table_object)
 
@@ -162,7 +165,7 @@ class RemoteShelf:
         what = f"{shard.name}.npy"
         bring = partial(self._fetch, shard.table_object, what=what, num_bytes=None, sha256=shard.table_sha256)
         is_whole = partial(_has_sha256, sha256=shard.table_sha256)
-        room_bytes = shard.num_stored * artifacts.SAMPLE_DTYPE.itemsize
+        room_bytes = shard.num_stored * self.row_bytes
         return self._cache.hold(shard.table_object, room_bytes, bring, is_whole, urgent=urgent)
 
     def _fetch(self, name: str, path: Path, **expected: Any) -> None:

@@ -12,7 +12,9 @@ from pipeline.sharding.groups import alone
 from pipeline.sharding.growth import is_worth_growing, keep
 from pipeline.sharding.identity import IDENTITY_DTYPE, hash_identities
 from pipeline.sharding.inspect import Looks
+from pipeline.sharding.labels import Labels
 from pipeline.sharding.manifest import Manifest
+from pipeline.sharding.pack import class_member
 from pipeline.sharding.records import Facts
 from pipeline.sharding.split import NO_SPLIT, SplitRule, assign_parts, speaking_digests, spread_anchors
 from pipeline.sharding.write import facts_member
@@ -22,7 +24,7 @@ class Records(NamedTuple):
     """What is known of the records after the first pass."""
 
     manifest: Manifest
-    labels: np.ndarray
+    labels: Labels
     looks: Looks
     alike: np.ndarray
     """Groups of images that look alike."""
@@ -72,13 +74,14 @@ def _assign(records: Records, rule: SplitRule, anchors: np.ndarray | None) -> np
 def _identities(records: Records) -> np.ndarray:
     """IDENTITY_DTYPE [num_records]: those that the records would have as samples."""
     facts = (records.manifest.values(name) for name in Facts._fields)
-    of_records = zip(*facts, records.labels, strict=True)
+    of_records = (Facts(*each) for each in zip(*facts, strict=True))
     identities, start = np.empty(records.manifest.num_rows, IDENTITY_DTYPE), 0
     for of_batch in records.looks.batches():
-        pairs = zip(islice(of_records, len(of_batch)), of_batch, strict=True)
-        identities[start : start + len(of_batch)] = hash_identities(
-            (facts[0], label, facts_member(Facts(*facts), look), look["sha256"].tobytes())
-            for (*facts, label), look in pairs
+        rows = slice(start, start + len(of_batch))
+        each = zip(islice(of_records, len(of_batch)), of_batch, records.labels.of(rows), strict=True)
+        identities[rows] = hash_identities(
+            (facts.path, class_member(labels), facts_member(facts, look, labels), look["sha256"].tobytes())
+            for facts, look, labels in each
         )
-        start += len(of_batch)
+        start = rows.stop
     return identities

@@ -15,6 +15,7 @@ from pipeline.findings import EXPLANATIONS, Audit, Finding
 from pipeline.sections import Policy
 from pipeline.sharding.alike import MIN_CONTRAST
 from pipeline.sharding.groups import groups_of
+from pipeline.sharding.labels import Labels
 from pipeline.sharding.split import NO_SPLIT, TRAIN
 
 MAX_EXAMPLES = 20
@@ -37,7 +38,7 @@ class AuditRule(NamedTuple):
 class Samples(NamedTuple):
     """What became of the records, one entry each; groups are as `groups` has them."""
 
-    labels: np.ndarray
+    labels: Labels
     splits: np.ndarray
     """NO_SPLIT of a reject."""
     equal: np.ndarray
@@ -59,13 +60,11 @@ class Audited(NamedTuple):
     """By finding, the rows of each group of its examples; none of what is ignored."""
 
 
-def audit_samples(
-    samples: Samples, classes: Sequence[str], rejects: Sequence[Reject], num_records: int, rule: AuditRule
-) -> Audited:
+def audit_samples(samples: Samples, rejects: Sequence[Reject], num_records: int, rule: AuditRule) -> Audited:
     is_sample = samples.splits != NO_SPLIT
     num_samples = int(is_sample.sum())
     assert num_samples + len(rejects) == num_records, "a record is neither sample nor reject, or both"
-    by_class = np.bincount(samples.labels[is_sample], minlength=len(classes)).tolist()
+    by_class = samples.labels.count(is_sample).tolist()
     by_split = np.bincount(samples.splits[is_sample], minlength=len(SPLITS)).tolist()
     # One image is a group of its own here; a million of them are no million arrays.
     odd = {name: np.flatnonzero(is_odd & is_sample)[:, None] for name, is_odd in _odd_images(samples, rule)}
@@ -74,13 +73,13 @@ def audit_samples(
         name: _finding(groups, samples.paths, rule.policies.get(name, "warn"))
         for name, groups in groups_of_findings.items()
     }
-    findings["rare_classes"] = _rare_classes(samples, classes, rule)
+    findings["rare_classes"] = _rare_classes(samples, rule)
     audit = Audit(
         num_records=num_records,
         num_samples=num_samples,
         num_rejects=len(rejects),
         rejects_by_reason=dict(sorted(Counter(reject.reason for reject in rejects).items())),
-        samples_by_class=dict(zip(classes, by_class, strict=True)),
+        samples_by_class=dict(zip(samples.labels.classes, by_class, strict=True)),
         samples_by_split=dict(zip(SPLITS, by_split, strict=True)),
         samples_by_kind=samples.kinds,
         height_px=_range(samples.look("height")[is_sample]),
@@ -134,7 +133,7 @@ def _groups(samples: Samples, is_sample: np.ndarray) -> dict[str, list[np.ndarra
     same, alike = groups_of(samples.equal, is_sample), groups_of(samples.alike, is_sample)
     # A group of equal bytes is alike, too: it is said once.
     near = [rows for rows in alike if _differ(samples.equal, rows)]
-    labels, splits = samples.labels, samples.splits
+    labels, splits = samples.labels.codes, samples.splits
     return {
         "duplicates": same,
         "near_duplicates": near,
@@ -153,14 +152,13 @@ def _odd_images(samples: Samples, rule: AuditRule) -> Iterator[tuple[str, np.nda
     yield "blank_images", samples.look("contrast") < MIN_CONTRAST
 
 
-def _rare_classes(samples: Samples, classes: Sequence[str], rule: AuditRule) -> Finding:
-    counts = np.bincount(samples.labels[samples.splits == TRAIN], minlength=len(classes))
-    rare = np.flatnonzero(counts < rule.min_training_samples)
+def _rare_classes(samples: Samples, rule: AuditRule) -> Finding:
+    rare = np.flatnonzero(samples.labels.count(samples.splits == TRAIN) < rule.min_training_samples).tolist()
     return Finding(
         policy=rule.policies.get("rare_classes", "warn"),
         num_groups=len(rare),
-        num_images=int((np.isin(samples.labels, rare) & (samples.splits != NO_SPLIT)).sum()),
-        examples=[[classes[label]] for label in rare[:MAX_EXAMPLES]],
+        num_images=int((samples.labels.has_any(rare) & (samples.splits != NO_SPLIT)).sum()),
+        examples=[[samples.labels.classes[label]] for label in rare[:MAX_EXAMPLES]],
     )
 
 

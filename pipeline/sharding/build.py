@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from pipeline.artifacts import SPLITS, Index, MadeWith, Reject
 from pipeline.findings import Audit
@@ -26,6 +24,7 @@ from pipeline.sharding.groups import alone, group_equal
 from pipeline.sharding.growth import UNKNOWN, carry_shards
 from pipeline.sharding.index import by_split, make_index, write_index
 from pipeline.sharding.inspect import RECORDS_PER_PIECE, Looks, Piece, inspect_records
+from pipeline.sharding.labels import Labels, read_labels
 from pipeline.sharding.likeness import LIKENESS_DTYPE
 from pipeline.sharding.manifest import Manifest
 from pipeline.sharding.pictures import PICTURES, Source, draw_pictures
@@ -93,7 +92,7 @@ def build_shard_set(
     spool, made, image_root = work.absolute() / "spool", work.absolute() / "set", absolute_root(image_root)
     spool.mkdir(exist_ok=True)
     num_records = manifest.num_rows
-    classes, labels = _labels(manifest)
+    labels = read_labels(manifest)
     metadata_columns, fixed = _metadata_columns(manifest), fixed_splits(manifest)
     with Workers(num_workers) as workers:
         looks, facts, rejects = _look(manifest, image_root, spool, form, workers, progress)
@@ -101,19 +100,19 @@ def build_shard_set(
         rejects = dict(sorted((rejects | reject_others(looks, facts, channels)).items()))
         rules = _rules(split_rule, form, audit_rule, fixed, channels)
         alike = _alike(looks, list(rejects), num_records, audit_rule.near_duplicate_bits)
-        stored, why_anew = open_former(former, rules, classes, metadata_columns, workers, progress)
+        stored, why_anew = open_former(former, rules, labels, metadata_columns, workers, progress)
         records = Records(manifest, labels, looks, alike, list(rejects), fixed)
         parts, places = arrange(records, split_rule, stored)
         if stored is not None and places is None:
             stored, why_anew = None, "fewer than half of its samples are still wanted"
         splits = splits_of(parts, split_rule.fold)
         samples = _samples(manifest, labels, splits, alike, looks, facts)
-        audit, example_rows = audit_samples(samples, classes, list(rejects.values()), num_records, audit_rule)
+        audit, example_rows = audit_samples(samples, list(rejects.values()), num_records, audit_rule)
         del samples, alike, records
         if is_refused(audit, audit_rule.max_rejected_fraction):
             return Built(None, audit, list(rejects.values()), 0, why_anew)
         check_no_split_is_empty(list(audit.samples_by_split.values()), split_rule)
-        pictures = draw_pictures(example_rows, Source(image_root, facts, classes, labels, splits))
+        pictures = draw_pictures(example_rows, Source(image_root, facts, labels, splits))
         pixels = measure_pixels(looks, spool, splits, channels)
         carried, taken = [], NOTHING_TAKEN
         if stored is not None:
@@ -122,12 +121,12 @@ def build_shard_set(
         plan = plan_shards(parts, looks.contents(), form.samples_per_shard, split_rule.seed, taken)
         del splits, parts
         num_new = sum(len(planned.rows) for planned in plan)
-        shard_works = _work(plan, made, image_root, spool, labels, len(classes), channels, form.destination)
+        shard_works = _work(plan, made, image_root, spool, labels, channels, form.destination)
         with progress("writing", num_new) as advance:
             shards = [*carried, *workers.map(write_shard, shard_works, advance)]
     of_splits = by_split(shards, split_rule.fold)
     index = make_index(
-        classes, of_splits, pixels, metadata_columns, num_records, len(rejects), rules, stored and stored.index
+        labels, of_splits, pixels, metadata_columns, num_records, len(rejects), rules, stored and stored.index
     )
     assert sum(map(index.num_samples, SPLITS)) == audit.num_samples, "samples were lost on the way into shards"
     write_index(index, made)
@@ -144,17 +143,6 @@ def _rules(
     rules = {**split._asdict(), **form._asdict(), "near_duplicate_bits": bits, "fixed_splits": sorted(fixed)}
     del rules["fold"]
     return rules | {"channels": str(channels)}
-
-
-def _labels(manifest: Manifest) -> tuple[list[str], np.ndarray]:
-    """The classes in order, and the label of each record, int32 [num_records]."""
-    names = {name for batch in manifest.batches("class_name") for name in pc.unique(batch["class_name"]).to_pylist()}
-    classes = sorted(names)
-    positions, labels, start = pa.array(classes, pa.string()), np.empty(manifest.num_rows, np.int32), 0
-    for batch in manifest.batches("class_name"):
-        labels[start : start + len(batch)] = pc.index_in(batch["class_name"], positions).to_numpy()
-        start += len(batch)
-    return classes, labels
 
 
 def _look(
@@ -202,7 +190,7 @@ def _alike(looks: Looks, rejected: list[int], num_records: int, max_bits: int | 
 
 
 def _samples(
-    manifest: Manifest, labels: np.ndarray, splits: np.ndarray, alike: np.ndarray, looks: Looks, facts: FactsFile
+    manifest: Manifest, labels: Labels, splits: np.ndarray, alike: np.ndarray, looks: Looks, facts: FactsFile
 ) -> Samples:
     kinds, start = Counter(), 0
     for of_batch in looks.batches("kind"):
@@ -235,8 +223,7 @@ def _work(
     folder: Path,
     image_root: str,
     spool: Path,
-    labels: np.ndarray,
-    num_classes: int,
+    labels: Labels,
     channels: Channels,
     destination: str | None,
 ) -> Iterator[ShardWork]:
@@ -248,12 +235,13 @@ def _work(
             first_key=planned.first_key,
             image_root=image_root,
             spool=spool,
-            num_records=len(labels),
-            num_classes=num_classes,
+            num_records=len(labels.codes),
+            num_classes=len(labels.classes),
+            multi_label=labels.sets is not None,
             image_extension=image_extension(channels),
             location=destination,
             rows=planned.rows,
-            labels=labels[planned.rows].tolist(),
+            labels=labels.of(planned.rows),
         )
 
 

@@ -14,11 +14,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.artifacts import Index, Shard, index_digest, read_sample_table, read_stored_table
+from pipeline.artifacts import Index, Shard, index_digest
 from pipeline.errors import ArtifactError
+from pipeline.sample_table import is_multi_label, labels_of, read_sample_table, read_stored_table
 from pipeline.sharding.former import Progress, Stored, open_shard_set
 from pipeline.sharding.growth import is_live
 from pipeline.sharding.index import all_shards, write_index
+from pipeline.sharding.manifest import class_names
 from pipeline.sharding.pack import Sample, pack_shard
 from pipeline.sharding.pictures import PICTURES
 from pipeline.sharding.plan import plan_shards
@@ -43,11 +45,12 @@ class CompactWork(NamedTuple):
     name: str
     first_key: int
     rows: np.ndarray
-    """SAMPLE_DTYPE [num_samples], in the new order."""
+    """Of the tables, in the new order."""
     names: list[str]
     """Of the shard in which each row lies."""
     image_extension: str
     num_classes: int
+    multi_label: bool
 
 
 def find_savings(index_path: Path) -> Savings:
@@ -106,7 +109,14 @@ def compact_shard_set(index_path: Path, folder: Path, num_workers: int | None, p
 
 def compact_shard(work: CompactWork, advance: Advance) -> Shard:
     return pack_shard(
-        work.folder, work.name, work.first_key, _samples(work), work.image_extension, work.num_classes, advance
+        work.folder,
+        work.name,
+        work.first_key,
+        _samples(work),
+        work.image_extension,
+        work.num_classes,
+        work.multi_label,
+        advance,
     )
 
 
@@ -116,7 +126,7 @@ def _samples(work: CompactWork) -> Iterator[Sample]:
             tar.seek(row["image_offset"])
             image = tar.read(row["image_bytes"])
             tar.seek(row["json_offset"])
-            yield Sample(int(row["label"]), image, tar.read(row["json_bytes"]))
+            yield Sample(labels_of(row), image, tar.read(row["json_bytes"]))
 
 
 def _works(stored: Stored, index_path: Path, folder: Path) -> Iterator[CompactWork]:
@@ -126,12 +136,14 @@ def _works(stored: Stored, index_path: Path, folder: Path) -> Iterator[CompactWo
     live = is_live(stored)
     contents, parts = stored.identities["content"][live], stored.parts[live]
 
-    def facts_of(place: int) -> dict:
+    def manifest_key(place: int) -> tuple[bytes, int | str]:
+        row = rows[place]
         with (stored.folder / f"{shards[shard_numbers[place]].name}.tar").open("rb") as tar:
-            tar.seek(rows[place]["json_offset"])
-            return json.loads(tar.read(rows[place]["json_bytes"]))
+            tar.seek(row["json_offset"])
+            path = json.loads(tar.read(row["json_bytes"]))["path"]
+        return path.encode(), _label_key(labels_of(row), index)
 
-    order = _by_path(contents, lambda place: (facts_of(place)["path"].encode(), int(rows[place]["label"])))
+    order = _by_path(contents, manifest_key)
     plan = plan_shards(parts[order], contents[order], index.made_with["samples_per_shard"], index.made_with["seed"])
     for planned in plan:
         places = order[planned.rows]
@@ -144,10 +156,16 @@ def _works(stored: Stored, index_path: Path, folder: Path) -> Iterator[CompactWo
             names=[shards[number].name for number in shard_numbers[places].tolist()],
             image_extension=index.image_extension,
             num_classes=len(index.classes),
+            multi_label=index.multi_label,
         )
 
 
-def _by_path(contents: np.ndarray, path_of: Callable[[int], tuple[bytes, int]]) -> np.ndarray:
+def _label_key(labels: int | list[int], index: Index) -> int | str:
+    """What records of one path are ordered by in a manifest, or what gives the same order."""
+    return labels if isinstance(labels, int) else class_names(index.classes[label] for label in labels)
+
+
+def _by_path(contents: np.ndarray, path_of: Callable[[int], tuple[bytes, int | str]]) -> np.ndarray:
     """int64 [num_samples]: all places, those of equal images in the order of their paths, as a manifest has them."""
     order = np.arange(len(contents))
     _, inverse, counts = np.unique(contents, return_inverse=True, return_counts=True)
@@ -161,7 +179,8 @@ def _by_path(contents: np.ndarray, path_of: Callable[[int], tuple[bytes, int]]) 
 
 def _tombstone_bytes(index_path: Path, shard: Shard) -> int:
     removed = read_stored_table(index_path, shard)[shard.tombstones]
+    cls_bytes = 0 if is_multi_label(removed) else 2 * BLOCK_BYTES
     return sum(
-        3 * BLOCK_BYTES + member_end(0, int(row["image_bytes"])) + BLOCK_BYTES + member_end(0, int(row["json_bytes"]))
+        2 * BLOCK_BYTES + member_end(0, int(row["image_bytes"])) + cls_bytes + member_end(0, int(row["json_bytes"]))
         for row in removed
     )

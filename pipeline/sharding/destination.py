@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from pipeline import stores
-from pipeline.artifacts import Shard, parse_sample_table, read_stored_table
+from pipeline.artifacts import Shard
 from pipeline.errors import ArtifactError
+from pipeline.sample_table import parse_sample_table, read_stored_table
 from pipeline.sharding.identity import IDENTITY_DTYPE, identities_in
 from pipeline.sharding.pack import ENDINGS
 

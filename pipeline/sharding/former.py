@@ -7,12 +7,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.artifacts import Index, MadeWith, Shard, file_sha256, read_stored_table
+from pipeline.artifacts import Index, MadeWith, Shard, file_sha256
 from pipeline.errors import ArtifactError
+from pipeline.sample_table import read_stored_table
 from pipeline.sharding.dali import dali_index
 from pipeline.sharding.destination import fetch_identities, fetch_table
 from pipeline.sharding.identity import identities_in
 from pipeline.sharding.index import all_shards
+from pipeline.sharding.labels import Labels
 from pipeline.sharding.plan import Taken
 from pipeline.sharding.split import part_name, part_of
 from pipeline.sharding.workers import Advance, Workers
@@ -45,7 +47,7 @@ class SurveyWork(NamedTuple):
 def open_former(
     index_path: Path | None,
     rules: dict[str, MadeWith],
-    classes: Sequence[str],
+    labels: Labels,
     metadata_columns: Sequence[str],
     workers: Workers,
     progress: Progress,
@@ -55,7 +57,7 @@ def open_former(
         return None, None
     try:
         index = Index.read(index_path, made_by="shard")
-        changed = _what_changed(index, rules, classes, metadata_columns)
+        changed = _what_changed(index, rules, labels, metadata_columns)
         if changed:
             return None, f"{', '.join(changed)} changed"
         return open_shard_set(index_path, index, workers, progress), None
@@ -85,14 +87,15 @@ def open_shard_set(index_path: Path, index: Index, workers: Workers, progress: P
 def _what_changed(
     index: Index,
     rules: dict[str, MadeWith],
-    classes: Sequence[str],
+    labels: Labels,
     metadata_columns: Sequence[str],
 ) -> list[str]:
     """Names of what forbids that the set grows, since it was made with something else."""
     missing = object()
     names = sorted({*index.made_with, *rules})
     changed = [name for name in names if index.made_with.get(name, missing) != rules.get(name, missing)]
-    changed += ["the classes"] if index.classes != list(classes) else []
+    changed += ["the classes"] if index.classes != labels.classes else []
+    changed += ["whether an image has one class"] if index.multi_label != (labels.sets is not None) else []
     return changed + (["metadata_columns"] if index.metadata_columns != list(metadata_columns) else [])
 
 

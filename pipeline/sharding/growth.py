@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.artifacts import Shard
+from pipeline.sample_table import count_classes
 from pipeline.sharding.dali import dali_index
 from pipeline.sharding.former import Stored, read_table
 from pipeline.sharding.index import all_shards
@@ -57,7 +58,7 @@ def carry_shards(stored: Stored, places: np.ndarray, folder: Path) -> list[Shard
         tombstones, dali = np.flatnonzero(~is_used).tolist(), None
         if tombstones != shard.tombstones:
             used = read_table(stored.folder / "index.json", stored.index.location, shard)[is_used]
-            counts = np.bincount(used["label"], minlength=len(shard.class_counts)).tolist()
+            counts = count_classes(used, len(shard.class_counts))
             changes = {"num_samples": len(used), "class_counts": counts, "tombstones": tombstones}
             shard, dali = shard.model_copy(update=changes), dali_index(used, stored.index.image_extension)
         if stored.index.location is None:

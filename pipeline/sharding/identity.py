@@ -7,6 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.sample_table import labels_of
+from pipeline.sharding.pack import class_member
+
 IDENTITY_DTYPE = np.dtype([("image", "<u8", 2), ("facts", "<u8", 2), ("content", "<u8")])
 """128 bits each of path and content, which have a part, and of all that a sample's members say beside the pixels; and
 the first bytes of the content's digest."""
@@ -17,21 +20,21 @@ def identities_in(tar_path: Path, table: np.ndarray) -> np.ndarray:
     return hash_identities(_samples_in(tar_path, table))
 
 
-def hash_identities(samples: Iterable[tuple[str, int, bytes, bytes]]) -> np.ndarray:
-    """IDENTITY_DTYPE; of path, label, JSON member and the sha256 of the source of each."""
+def hash_identities(samples: Iterable[tuple[str, bytes, bytes, bytes]]) -> np.ndarray:
+    """IDENTITY_DTYPE; of path, `cls` member, JSON member and the sha256 of the source of each."""
     hashed = (
         hashlib.blake2b(digest + path.encode(), digest_size=16).digest()
-        + hashlib.blake2b(b"%d " % label + facts, digest_size=16).digest()
+        + hashlib.blake2b(of_class + b" " + facts, digest_size=16).digest()
         + digest[:8]
-        for path, label, facts, digest in samples
+        for path, of_class, facts, digest in samples
     )
     return np.frombuffer(b"".join(hashed), IDENTITY_DTYPE)
 
 
-def _samples_in(tar_path: Path, table: np.ndarray) -> Iterator[tuple[str, int, bytes, bytes]]:
+def _samples_in(tar_path: Path, table: np.ndarray) -> Iterator[tuple[str, bytes, bytes, bytes]]:
     with tar_path.open("rb") as tar:
         for row in table:
             tar.seek(row["json_offset"])
             facts = tar.read(row["json_bytes"])
             says = json.loads(facts)
-            yield says["path"], int(row["label"]), facts, bytes.fromhex(says["sha256"])
+            yield says["path"], class_member(labels_of(row)), facts, bytes.fromhex(says["sha256"])

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.artifacts import SPLITS, Index, MadeWith, Shard, index_digest, read_stored_table
+from pipeline.artifacts import SPLITS, Index, MadeWith, Shard, index_digest
+from pipeline.sample_table import read_stored_table
+from pipeline.sharding.labels import Labels
 from pipeline.sharding.pack import ENDINGS
 from pipeline.sharding.pixels import Pixels, image_extension
 from pipeline.sharding.plan import KEY_DIGITS
@@ -18,7 +20,7 @@ from pipeline.sharding.split import part_of, splits_of
 
 
 def make_index(
-    classes: Sequence[str],
+    labels: Labels,
     shards: dict[str, list[Shard]],
     pixels: Pixels,
     metadata_columns: Sequence[str],
@@ -28,10 +30,11 @@ def make_index(
     former: Index | None,
 ) -> Index:
     """`pixels` are those of the training split; `former` is the index of the set that this one grew from."""
-    digest = index_digest(classes, all_shards(shards))
+    digest = index_digest(labels.classes, all_shards(shards))
     generation = 0 if former is None else former.generation + (digest != former.digest)
     return Index(
-        classes=list(classes),
+        classes=labels.classes,
+        multi_label=labels.sets is not None,
         image_extension=image_extension(pixels.channels),
         num_channels=pixels.channels.number,
         pixel_dtype=pixels.channels.dtype,

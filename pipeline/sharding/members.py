@@ -112,8 +112,9 @@ def _members(tar: Tar, ignored: Counter) -> Iterator[tuple[tarfile.TarInfo, Call
 def _record(tar: Tar, image: _Image, labels: dict[str, bytes], columns: TableColumns) -> Record | None:
     where = f"{tar.path}, {image.member}"
     facts = _facts(labels, where)
-    label = _text(labels.get("cls"), where) or _word(facts.get(columns.label)) or _text(labels.get("txt"), where)
-    if not label:
+    label = _text(labels.get("cls"), where) or _label(facts.get(columns.label), where)
+    label = _text(labels.get("txt"), where) if label is None else label
+    if label == "":
         return None
     split = tar.split or (_split(facts.get(columns.split), where) if columns.split else None)
     return Record(
@@ -144,6 +145,16 @@ def _text(data: bytes | None, where: str) -> str:
         return (data or b"").decode("utf-8").strip()
     except UnicodeDecodeError as exc:
         raise SourceError(f"{where} has a label that is not UTF-8 ({exc}); mend the tar.") from exc
+
+
+def _label(value: object, where: str) -> str | tuple[str, ...] | None:
+    """None where it says nothing; a list of classes may be empty."""
+    if not isinstance(value, list):
+        return _word(value) or None
+    names = tuple(map(_word, value))
+    if "" in names:
+        raise SourceError(f"{where} has the labels {value!r} in its json member; each must be a text or a number.")
+    return names
 
 
 def _word(value: object) -> str:

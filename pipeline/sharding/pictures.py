@@ -15,6 +15,7 @@ from pipeline.findings import AuditPictures, Picture
 from pipeline.imaging.channels import as_rgb
 from pipeline.imaging.decode import decode
 from pipeline.imaging.resizing import resize
+from pipeline.sharding.labels import Labels
 from pipeline.sharding.reading import read_image
 from pipeline.sharding.records import Facts, FactsFile
 
@@ -32,8 +33,7 @@ class Source(NamedTuple):
 
     image_root: str
     facts: FactsFile
-    classes: list[str]
-    labels: np.ndarray
+    labels: Labels
     splits: np.ndarray
 
 
@@ -60,7 +60,7 @@ def _draw(row: int, facts: Facts, source: Source) -> Picture | None:
     data = simplejpeg.encode_jpeg(np.ascontiguousarray(resize(image_HWC, height, width)), quality=JPEG_QUALITY)
     return Picture(
         path=facts.path,
-        class_name=source.classes[source.labels[row]],
+        class_name=source.labels.name(row),
         split=SPLITS[source.splits[row]],
         height=height,
         width=width,

@@ -1,5 +1,6 @@
 """A data source -> its manifest: which images with which labels there are. No image is opened."""
 
+import json
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ from pipeline import stores
 from pipeline.artifacts import Scan
 from pipeline.errors import SourceError
 from pipeline.sharding.folders import find_in_folders
-from pipeline.sharding.manifest import Manifest, Record, write_manifest
+from pipeline.sharding.manifest import Manifest, Record, class_names, write_manifest
 from pipeline.sharding.members import find_in_tars
 from pipeline.sharding.objects import find_in_store
 from pipeline.sharding.reading import TAR_ROOT
@@ -28,13 +29,14 @@ def scan_source(source: str, columns: TableColumns, path: Path, advance: Callabl
     Raises SourceError for a source that nothing can be trained on.
     """
     ignored = Counter()
-    write_manifest(_records(source, columns, ignored, advance), path)
+    write_manifest(_of_one_kind(source, _records(source, columns, ignored, advance)), path)
     manifest = Manifest(path)
-    num_bytes, by_class, by_split = 0, Counter(), Counter()
-    for batch in manifest.batches("num_bytes", "class_name", "split"):
+    num_bytes, by_label, by_split = 0, Counter(), Counter()
+    for batch in manifest.batches("num_bytes", manifest.label_column, "split"):
         num_bytes += pc.sum(batch["num_bytes"]).as_py()
-        by_class.update(_counts(batch["class_name"]))
+        by_label.update(_counts(batch[manifest.label_column]))
         by_split.update(_counts(batch["split"].drop_null()))
+    by_class = _by_class(by_label) if manifest.is_multi_label else by_label
     counts = Scan(
         source=source,
         num_records=manifest.num_rows,
@@ -42,6 +44,8 @@ def scan_source(source: str, columns: TableColumns, path: Path, advance: Callabl
         class_counts=dict(sorted(by_class.items())),
         split_counts=dict(sorted(by_split.items())),
         ignored={reason: count for reason, count in sorted(ignored.items()) if count},
+        multi_label=manifest.is_multi_label,
+        num_without_class=by_label[class_names([])],
     )
     _check(counts)
     return counts
@@ -68,6 +72,28 @@ def _records(source: str, columns: TableColumns, ignored: Counter, advance: Call
         yield from find_in_store(source.rstrip("/"), ignored, advance)
     else:
         yield from find_in_folders(source, ignored, advance)
+
+
+def _of_one_kind(source: str, records: Iterator[Record]) -> Iterator[Record]:
+    """The same records. Raises SourceError where one has a class and another a list of them."""
+    first = None
+    for record in records:
+        first = first or record
+        if type(record.class_name) is not type(first.class_name):
+            kinds = ["a list of classes" if isinstance(each.class_name, tuple) else "one" for each in (record, first)]
+            raise SourceError(
+                f"data.source={source} labels {record.path} with {kinds[0]} and {first.path} with {kinds[1]}; give "
+                "every image one class, or every image a list, which may have one member or none."
+            )
+        yield record
+
+
+def _by_class(by_label: Counter) -> Counter:
+    """Records of each class, from those of each list of classes."""
+    by_class = Counter()
+    for text, count in by_label.items():
+        by_class.update(dict.fromkeys(json.loads(text), count))
+    return by_class
 
 
 @contextmanager
@@ -114,7 +140,12 @@ def _check(counts: Scan) -> None:
             f"data.source={counts.source} holds no images{f' (ignored: {ignored})' if ignored else ''}; put them into "
             "one folder a class."
         )
-    if len(counts.class_counts) == 1:
+    if not counts.class_counts:
+        raise SourceError(
+            f"data.source={counts.source} gives none of its {counts.num_records} images a class; check "
+            "data.label_column and data.label_separator."
+        )
+    if len(counts.class_counts) == 1 and not counts.multi_label:
         raise SourceError(
             f"data.source={counts.source} has one class only, {next(iter(counts.class_counts))!r}; a classifier needs "
             "at least two: add a folder (or a label) for another class."

@@ -1,7 +1,7 @@
 """Labelled images listed in a table: .csv, .tsv, .parquet or .jsonl with an image and a label column.
 
 Paths are absolute, relative to the table, or addresses (`s3://`). Every value of a .csv or .tsv is text: a label 007
-stays 007.
+stays 007. A label that is a list, or a text that is to be cut at a separator, is any number of classes.
 """
 # A million rows: no Path object for each.
 # ruff: noqa: PTH116, PTH118
@@ -38,6 +38,8 @@ class TableColumns(NamedTuple):
     split: str | None
     group: str | None
     metadata: tuple[str, ...]
+    separator: str | None = None
+    """Between the classes in a label's text; None where a text is one class."""
 
 
 class TableFile(NamedTuple):
@@ -58,7 +60,7 @@ def find_in_table(table: TableFile, columns: TableColumns, advance: Callable[[in
     images = _Images(stores.parent(table.source) if stores.is_address(table.source) else str(table.path.parent))
     for number, row in enumerate(_rows(table, columns), start=1):
         where = f"{table}, row {number}"
-        label = _text(row[columns.label], f"{where}, column {columns.label}")
+        label = _label(row[columns.label], columns.separator, f"{where}, column {columns.label}")
         image = _text(row[columns.image], f"{where}, column {columns.image}")
         found = images.look_at(image, where)
         if number % ROWS_PER_REPORT == 0:
@@ -135,6 +137,16 @@ def _text(value: object, where: str) -> str:
     if text is None:
         raise SourceError(f"{where} is empty; fill it in or delete the row.")
     return text
+
+
+def _label(value: object, separator: str | None, where: str) -> str | tuple[str, ...]:
+    if isinstance(value, list):
+        return tuple(_text(each, f"{where}, in {value!r},") for each in value)
+    if separator is None:
+        return _text(value, where)
+    _check_one(value, where)
+    parts = (part.strip() for part in (text_of(value) or "").split(separator))
+    return tuple(part for part in parts if part)
 
 
 def _check_one(value: object, where: str) -> None:

@@ -3,6 +3,7 @@
 Stops at the first damaged file and says what is wrong with it.
 """
 
+import json
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -11,9 +12,11 @@ from typing import BinaryIO
 
 import numpy as np
 
-from pipeline.artifacts import SPLITS, Index, Shard, file_sha256, index_digest, read_stored_table
+from pipeline.artifacts import SPLITS, Index, Shard, file_sha256, index_digest
 from pipeline.errors import ArtifactError
+from pipeline.sample_table import count_classes, is_multi_label, labels_of, read_stored_table
 from pipeline.sharding.index import all_shards
+from pipeline.sharding.pack import class_member
 from pipeline.sharding.plan import KEY_DIGITS
 from pipeline.sharding.tar import BLOCK_BYTES, member_end
 
@@ -58,7 +61,7 @@ def _verify_shard(index_path: Path, index: Index, shard: Shard, table: np.ndarra
             f"{index_path} has tombstones in {shard.name} that are not rows of its table, ascending; {WAY_OUT}."
         )
     live = np.delete(table, shard.tombstones)
-    if np.bincount(live["label"], minlength=len(index.classes)).tolist() != shard.class_counts:
+    if is_multi_label(table) != index.multi_label or count_classes(live, len(index.classes)) != shard.class_counts:
         raise ArtifactError(f"{index_path} counts other classes in {shard.name} than its table; {WAY_OUT}.")
     if not tar_path.exists():
         raise ArtifactError(f"{tar_path} is missing; {WAY_OUT}.")
@@ -77,14 +80,19 @@ def _first_problem(tar: BinaryIO, table: np.ndarray, image_extension: str) -> st
     """What a walk over the headers finds to differ from the table."""
     header_offset = 0
     for row in table:
-        stem, cls = f"{row['key']:0{KEY_DIGITS}d}", b"%d" % row["label"]
+        stem, labels = f"{row['key']:0{KEY_DIGITS}d}", labels_of(row)
+        cls = class_member(labels)
         image, facts = f"{stem}.{image_extension}", f"{stem}.json"
-        expected = ((image, row["image_bytes"]), (f"{stem}.cls", len(cls)), (facts, row["json_bytes"]))
+        expected = [(image, row["image_bytes"]), (facts, row["json_bytes"])]
+        if cls:
+            expected.insert(1, (f"{stem}.cls", len(cls)))
         for name, num_bytes in expected:
             tar.seek(header_offset)
             problem = _header_problem(tar.read(BLOCK_BYTES), name, int(num_bytes))
             if problem is None and name.endswith(".cls") and tar.read(len(cls)) != cls:
                 problem = f"does not hold the label {cls.decode()}"
+            if problem is None and name == facts and not cls and _labels_in(tar.read(int(num_bytes))) != labels:
+                problem = f"does not hold the labels {labels}"
             if problem is not None:
                 return f"{name} at byte {header_offset} {problem}"
             data_offset = header_offset + BLOCK_BYTES
@@ -93,6 +101,14 @@ def _first_problem(tar: BinaryIO, table: np.ndarray, image_extension: str) -> st
                 return f"{name} begins at byte {data_offset}, its table says {table_says}"
             header_offset = member_end(data_offset, int(num_bytes))
     return None
+
+
+def _labels_in(facts: bytes) -> object:
+    """None for what is no JSON object with labels."""
+    try:
+        return json.loads(facts)["labels"]
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def _header_problem(block: bytes, name: str, num_bytes: int) -> str | None:

@@ -6,6 +6,7 @@ from the source, where it must still be the same. Holds one image at a time.
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,13 +34,14 @@ class ShardWork(NamedTuple):
     num_records: int
     """Of the whole manifest."""
     num_classes: int
+    multi_label: bool
     image_extension: str
     location: str | None
     """Address that the shard goes to; None for the folder."""
     rows: np.ndarray
     """int32: rows of the manifest."""
-    labels: list[int]
-    """One a row."""
+    labels: list[int] | list[tuple[int, ...]]
+    """One a row, or of a multi-label set any number."""
 
 
 def write_shard(work: ShardWork, advance: Advance) -> Shard:
@@ -61,10 +63,19 @@ def write_shard(work: ShardWork, advance: Advance) -> Shard:
 
 def _write(work: ShardWork, facts: list[Facts], looks: np.ndarray, advance: Advance) -> Shard:
     samples = (
-        Sample(work.labels[row], _image_bytes(work, row, facts[row].path, look), facts_member(facts[row], look))
-        for row, look in enumerate(looks)
+        Sample(labels, _image_bytes(work, row, each.path, look), facts_member(each, look, labels))
+        for row, (labels, each, look) in enumerate(zip(work.labels, facts, looks, strict=True))
     )
-    return pack_shard(work.folder, work.name, work.first_key, samples, work.image_extension, work.num_classes, advance)
+    return pack_shard(
+        work.folder,
+        work.name,
+        work.first_key,
+        samples,
+        work.image_extension,
+        work.num_classes,
+        work.multi_label,
+        advance,
+    )
 
 
 def _digest(work: ShardWork, facts: list[Facts], looks: np.ndarray) -> str:
@@ -98,8 +109,8 @@ def _image_bytes(work: ShardWork, position: int, path: str, look: np.void) -> by
     return data
 
 
-def facts_member(facts: Facts, look: np.void) -> bytes:
-    """What a sample's JSON says."""
+def facts_member(facts: Facts, look: np.void, labels: int | Sequence[int]) -> bytes:
+    """What a sample's JSON says; the labels only where they may be several: one alone has a member of its own."""
     says = {
         "path": facts.path,
         "sha256": look["sha256"].tobytes().hex(),
@@ -108,4 +119,6 @@ def facts_member(facts: Facts, look: np.void) -> bytes:
         "group": facts.group,
         "metadata": json.loads(facts.metadata),
     }
+    if not isinstance(labels, int):
+        says["labels"] = labels
     return json.dumps(says, sort_keys=True, separators=(",", ":")).encode()

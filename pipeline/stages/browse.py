@@ -14,6 +14,7 @@ from pipeline.stages import layout
 
 MAX_CLASSES = 100
 JPEG_QUALITY = 88
+NO_CLASS = "(no class)"
 
 
 @dataclass
@@ -55,9 +56,9 @@ def browse(split: str, num_per_class: int, num_epochs: int) -> None:
     )
     with publishing(layout.CONTACT_SHEET) as [path]:
         path.write_text(page, encoding="utf-8")
-    num_shown = sum(len(each.samples) for each in classes)
+    num_shown, num_classes = sum(len(each.samples) for each in classes), min(MAX_CLASSES, len(index.classes))
     Console(highlight=False, soft_wrap=True).print(
-        f"[bold]{layout.CONTACT_SHEET}[/]: {num_shown} samples of {len(classes)} of {len(index.classes)} classes"
+        f"[bold]{layout.CONTACT_SHEET}[/]: {num_shown} samples of {num_classes} of {len(index.classes)} classes"
     )
 
 
@@ -68,9 +69,8 @@ def _classes(reader, num_per_class: int, num_epochs: int, *, loading, augment, m
     from pipeline.loading.batches import training_batches
 
     _, rows = reader.locate(np.arange(reader.num_samples))
-    names = reader.index.classes[:MAX_CLASSES]
-    members = [np.flatnonzero(rows["label"] == label) for label in range(len(names))]
-    chosen = [_spread(numbers, num_per_class) for numbers in members]
+    members = _members(rows, reader.index.classes)
+    chosen = [_spread(numbers, num_per_class) for numbers in members.values()]
     numbers = np.concatenate(chosen)
     paths = [_path(reader, number) for number in numbers.tolist()]
     uris = [[_uri(image_HWC)] for image_HWC in _as_evaluated(reader, numbers, model.input_px)]
@@ -90,8 +90,22 @@ def _classes(reader, num_per_class: int, num_epochs: int, *, loading, augment, m
     samples = iter([Sample(path, of_sample) for path, of_sample in zip(paths, uris, strict=True)])
     return [
         ClassOnSheet(name, len(of_class), [next(samples) for _ in shown])
-        for name, of_class, shown in zip(names, members, chosen, strict=True)
+        for (name, of_class), shown in zip(members.items(), chosen, strict=True)
     ]
+
+
+def _members(rows, classes: list[str]) -> dict:
+    """The sample numbers of each class, as far as classes are shown, and of a multi-label set those without one."""
+    import numpy as np
+
+    from pipeline.sample_table import is_multi_label, multi_hot
+
+    shown = list(enumerate(classes[:MAX_CLASSES]))
+    if not is_multi_label(rows):
+        return {name: np.flatnonzero(rows["label"] == label) for label, name in shown}
+    hot_NK = multi_hot(rows, len(classes))
+    of_classes = {name: np.flatnonzero(hot_NK[:, label]) for label, name in shown}
+    return {**of_classes, NO_CLASS: np.flatnonzero(~hot_NK.any(axis=1))}
 
 
 @dataclass

@@ -17,7 +17,12 @@ def scan(data: params.Data, demo: params.Demo) -> None:
 
     source = data.source
     columns = TableColumns(
-        data.image_column, data.label_column, data.split_column, data.group_column, tuple(data.metadata_columns)
+        data.image_column,
+        data.label_column,
+        data.split_column,
+        data.group_column,
+        tuple(data.metadata_columns),
+        data.label_separator,
     )
     if source == "demo":
         _draw_demo(demo)
@@ -31,6 +36,8 @@ def scan(data: params.Data, demo: params.Demo) -> None:
         f"[bold]{counts.num_records:,} images[/] of {len(counts.class_counts)} classes, "
         f"{counts.num_bytes / 1e6:,.1f} MB ({given})"
     )
+    if counts.multi_label:
+        show(f"multi-label: an image has any number of classes; {counts.num_without_class:,} have none")
     if counts.ignored:
         show("ignored: " + ", ".join(f"{count:,} {reason}" for reason, count in counts.ignored.items()))
 

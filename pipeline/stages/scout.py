@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pipeline import params
 from pipeline.artifacts import Index
-from pipeline.errors import ParamsError
+from pipeline.errors import ArtifactError, ParamsError
 from pipeline.stages import layout, weights
 from pipeline.stages.task import run_root
 
@@ -27,6 +27,11 @@ def scout(candidates: list[str], num_samples: int, as_json: bool) -> None:
 
     sections = params.read(layout.PARAMS, ["model", "training", "loading", "cluster", "tracking"])
     index = Index.read(layout.INDEX, made_by="shard")
+    if index.multi_label:
+        raise ArtifactError(
+            f"{layout.INDEX} is a multi-label set, and the linear probe and k-NN of `convoy scout` tell one class from "
+            "the others; compare backbones by short runs (loading.subset_fraction, `convoy sweep`)."
+        )
     images_NCHW, labels_N = _images(index, sections, num_samples)
     num_fit = round(FIT_FRACTION * len(labels_N))
     if not 0 < num_fit < len(labels_N):

@@ -79,7 +79,7 @@ def _run_to_the_end(
     from pipeline.loading.subset import subset_counts
     from pipeline.tracking.watch import Watch
 
-    kept = subset_counts(index.splits["train"], task.loading.subset_fraction)
+    kept = subset_counts(index.splits["train"], task.loading.subset_fraction, multi_label=index.multi_label)
     steps_per_epoch = num_steps_per_epoch(sum(map(sum, kept)), task.loading.global_batch_size, task.loading.lanes)
     watch = Watch(
         task.run.spool,

@@ -4,13 +4,27 @@ from collections.abc import Sequence
 
 from pipeline import params
 from pipeline.artifacts import Artifact, Index
+from pipeline.errors import ArtifactError, ParamsError
 from pipeline.loading.balance import balanced_order
 from pipeline.loading.order import REMOTE_WINDOW_SAMPLES, Steps, num_steps_per_epoch, order
 from pipeline.loading.read import SplitReader
 
 
 def settled(loading: params.Loading, index: Index) -> params.Loading:
-    """With the window that null stands for with this index. To be done before a run is named: it decides the order."""
+    """With the window that null stands for with this index. To be done before a run is named: it decides the order.
+
+    Raises ParamsError for what a multi-label set cannot have.
+    """
+    if index.multi_label:
+        raise ArtifactError(
+            "data/shards is a multi-label set, and only sets with one class an image are trained on so far; give each "
+            "image one class in data.source."
+        )
+    if index.multi_label and loading.sampling == "balanced":
+        raise ParamsError(
+            "loading.sampling=balanced draws every class equally often, and an image of this multi-label set has any "
+            "number of them; use sampling: uniform, and training.balance: class_weights for rare classes."
+        )
     is_given = loading.shuffle_window_samples is not None or loading.sampling == "balanced"
     if index.location is None or is_given:
         return loading

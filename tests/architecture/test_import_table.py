@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-FOUNDATION = {"errors", "sections", "training_sections", "params", "path_names", "artifacts", "findings", "stores"}
+FOUNDATION = {
+    "errors", "sections", "training_sections", "params", "path_names", "artifacts", "sample_table", "findings", "stores"
+}  # fmt: skip
 
 OURS = {
     "errors": set(),
@@ -17,6 +19,7 @@ OURS = {
     "params": {"errors", "sections", "training_sections"},
     "path_names": set(),
     "artifacts": {"errors", "params"},
+    "sample_table": {"errors", "artifacts"},
     "findings": {"errors", "sections", "params", "artifacts"},
     "stores": {"errors"},
     "imaging": FOUNDATION,

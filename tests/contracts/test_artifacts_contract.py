@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pipeline import artifacts, path_names
+from pipeline import artifacts, path_names, sample_table
 from pipeline.errors import ArtifactError
 
 SCAN = artifacts.Scan(
@@ -165,40 +165,40 @@ def write_table(tmp_path):
     def write(rows: np.ndarray):
         np.save(path, rows)
         listed = shard(3, table_sha256=artifacts.file_sha256(path))
-        return path, lambda: artifacts.read_sample_table(tmp_path / "index.json", listed)
+        return path, lambda: sample_table.read_sample_table(tmp_path / "index.json", listed)
 
     return write
 
 
 def test_a_sample_table_comes_back(write_table):
-    rows = np.zeros(3, artifacts.SAMPLE_DTYPE)
+    rows = np.zeros(3, sample_table.SAMPLE_DTYPE)
     rows["key"] = [7, 8, 9]
     _, read = write_table(rows)
     assert np.array_equal(read(), rows)
 
 
 def test_tombstones_are_left_out_of_the_samples_and_not_out_of_the_stored_ones(write_table):
-    rows = np.zeros(5, artifacts.SAMPLE_DTYPE)
+    rows = np.zeros(5, sample_table.SAMPLE_DTYPE)
     rows["key"] = [7, 8, 9, 10, 11]
     path, _ = write_table(rows)
     removed = shard(3, table_sha256=artifacts.file_sha256(path)).model_copy(update={"tombstones": [0, 3]})
     index_path = path.parents[1] / "index.json"
-    assert artifacts.read_sample_table(index_path, removed)["key"].tolist() == [8, 9, 11]
-    assert np.array_equal(artifacts.read_stored_table(index_path, removed), rows)
+    assert sample_table.read_sample_table(index_path, removed)["key"].tolist() == [8, 9, 11]
+    assert np.array_equal(sample_table.read_stored_table(index_path, removed), rows)
     short = removed.model_copy(update={"tombstones": [0]})
     with pytest.raises(ArtifactError, match="the index says 4 samples"):
-        artifacts.read_sample_table(index_path, short)
+        sample_table.read_sample_table(index_path, short)
 
 
 def test_a_missing_sample_table(write_table):
-    path, read = write_table(np.zeros(3, artifacts.SAMPLE_DTYPE))
+    path, read = write_table(np.zeros(3, sample_table.SAMPLE_DTYPE))
     path.unlink()
     with pytest.raises(ArtifactError, match=r"train-000000.npy is missing; run `convoy shard` \(or `dvc checkout`\)."):
         read()
 
 
 def test_a_sample_table_with_one_flipped_byte_or_cut_anywhere(write_table):
-    path, read = write_table(np.zeros(3, artifacts.SAMPLE_DTYPE))
+    path, read = write_table(np.zeros(3, sample_table.SAMPLE_DTYPE))
     whole = path.read_bytes()
     flipped = [whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :] for at in range(len(whole))]
     for damaged in [*flipped, *(whole[:length] for length in range(len(whole)))]:
@@ -211,7 +211,7 @@ def test_a_sample_table_with_one_flipped_byte_or_cut_anywhere(write_table):
 
 @pytest.mark.parametrize(
     ("rows", "what"),
-    [(np.zeros(4, artifacts.SAMPLE_DTYPE), r"\(4,\) of "), (np.zeros(3, np.int64), r"\(3,\) of int64")],
+    [(np.zeros(4, sample_table.SAMPLE_DTYPE), r"\(4,\) of "), (np.zeros(3, np.int64), r"\(3,\) of int64")],
 )
 def test_a_sample_table_of_another_shape(write_table, rows, what):
     _, read = write_table(rows)

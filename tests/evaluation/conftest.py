@@ -14,7 +14,7 @@ import torch
 from audits import NO_PICTURES, audit_with
 from PIL import Image
 
-from pipeline import artifacts
+from pipeline import artifacts, sample_table
 from pipeline.evaluation.gallery import surest_mistakes
 from pipeline.evaluation.metrics import measure
 from pipeline.evaluation.predict import predict
@@ -110,7 +110,7 @@ def _write_shards(
 
 
 def _write_shard(folder: Path, name: str, samples: list[dict], num_classes: int) -> artifacts.Shard:
-    tar_path, table = folder / f"{name}.tar", np.zeros(len(samples), artifacts.SAMPLE_DTYPE)
+    tar_path, table = folder / f"{name}.tar", np.zeros(len(samples), sample_table.SAMPLE_DTYPE)
     with tarfile.open(tar_path, "w", format=tarfile.USTAR_FORMAT) as tar:
         for row, sample in zip(table, samples, strict=True):
             about = sample["about"] if isinstance(sample["about"], bytes) else json.dumps(sample["about"]).encode()

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from image_folders import build, fill, jpeg
 
-from pipeline.artifacts import Index, file_sha256, index_digest, read_sample_table
+from pipeline.artifacts import Index, file_sha256, index_digest
 from pipeline.errors import ArtifactError
 from pipeline.loading.read import SplitReader
+from pipeline.sample_table import read_sample_table
 from pipeline.sharding.build import SplitRule
 from pipeline.sharding.tar import BLOCK_BYTES
 from pipeline.sharding.verify import verify_shard_set

@@ -17,6 +17,7 @@ from pipeline.sharding.audit import (
     warnings,
 )
 from pipeline.sharding.groups import alone, group_equal
+from pipeline.sharding.labels import Labels
 
 RULE = AuditRule(0.01, 6, 16, 10.0, 0, dict.fromkeys(EXPLANATIONS, "warn"))
 
@@ -27,7 +28,7 @@ def audit_of(contents: list[tuple[int, ...]], labels: list[int] | None = None, r
     digests = np.array(contents, ">u8").reshape(-1, 4).view(np.uint8)
     look = {name: np.full(num_samples, 99) for name in ("height", "width", "brightness", "contrast")}
     samples = Samples(
-        labels=np.array(labels or [0] * num_samples, np.int32),
+        labels=Labels(["a", "b"], np.array(labels or [0] * num_samples, np.int32)),
         splits=np.zeros(num_samples, np.int8),
         equal=group_equal(digests.reshape(-1, 4, 8)[:, 0].copy().view("<u8")[:, 0], digests.__getitem__),
         alike=alone(num_samples),
@@ -39,7 +40,7 @@ def audit_of(contents: list[tuple[int, ...]], labels: list[int] | None = None, r
     rejects = [Reject(path="x.jpg", reason="truncated", detail="")] * int(
         (columns.get("splits", samples.splits) < 0).sum()
     )
-    return audit_samples(samples._replace(**columns), ["a", "b"], rejects, num_samples, rule).audit
+    return audit_samples(samples._replace(**columns), rejects, num_samples, rule).audit
 
 
 def different(num_samples: int) -> list[tuple[int, ...]]:
@@ -143,7 +144,7 @@ def test_a_reject_is_in_no_finding_and_no_count():
 def test_counts_that_do_not_add_up_are_our_bug():
     samples = Samples(*[np.zeros(2, np.int32)] * 5, None, {}, None)
     with pytest.raises(AssertionError, match="neither sample nor reject"):
-        audit_samples(samples, ["a"], [], 3, RULE)
+        audit_samples(samples, [], 3, RULE)
 
 
 def with_rejects(num_rejects: int, num_records: int) -> Audit:

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from image_folders import build, fill, jpeg, smooth, used_samples
 
-from pipeline.artifacts import Index, read_sample_table, read_stored_table
+from pipeline.artifacts import Index
 from pipeline.errors import ArtifactError
 from pipeline.evaluation.samples import read_images, read_samples
 from pipeline.loading.read import SplitReader
+from pipeline.sample_table import read_sample_table, read_stored_table
 from pipeline.sharding.split import SplitRule
 from pipeline.sharding.tables import TableColumns
 

@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from image_folders import FORM, SPLIT_RULE, build, files_of, fill, jpeg, two_classes, used_samples
 
-from pipeline.artifacts import SPLITS, Index, read_sample_table
+from pipeline.artifacts import SPLITS, Index
+from pipeline.sample_table import read_sample_table
 from pipeline.sharding import growth
 from pipeline.sharding.split import SplitRule
 from pipeline.sharding.verify import verify_shard_set

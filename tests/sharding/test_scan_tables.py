@@ -165,11 +165,6 @@ def test_a_row_that_cannot_be_used_is_named(folder, kind, change, message):
         scan(write(folder, kind, [ROWS[0], ROWS[1] | change]))
 
 
-def test_a_list_of_labels(folder):
-    with pytest.raises(SourceError, match=r"row 1, column label holds \['a', 'b'\]; it must be one text or number"):
-        scan(write(folder, "jsonl", [ROWS[0] | {"label": ["a", "b"]}]))
-
-
 def test_a_table_without_rows(folder):
     (folder / "table.csv").write_text("image,label,split,patient,site,age\n")
     with pytest.raises(SourceError, match=r"holds no images"):

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from image_folders import AUDIT_RULE, FORM, build, files_of, fill, jpeg, scanned, silent, two_classes
 from PIL import Image
 
-from pipeline.artifacts import SPLITS, Index, read_sample_table
+from pipeline.artifacts import SPLITS, Index
 from pipeline.errors import SourceError
 from pipeline.imaging.decode import decode
 from pipeline.path_names import unescape_path
+from pipeline.sample_table import read_sample_table
 from pipeline.sharding import build as build_module
 from pipeline.sharding.build import ShardForm, SplitRule, build_shard_set
 from pipeline.sharding.tables import TableColumns

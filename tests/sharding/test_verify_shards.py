@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from image_folders import build, two_classes
 
-from pipeline.artifacts import Index, index_digest, read_sample_table
+from pipeline.artifacts import Index, index_digest
 from pipeline.errors import ArtifactError
+from pipeline.sample_table import read_sample_table
 from pipeline.sharding.index import all_shards
 from pipeline.sharding.verify import verify_shard_set
 
