@@ -137,6 +137,15 @@ def no_room(num_ranks: int, nodes: Sequence[Node]) -> ClusterError:
     )
 
 
+def not_free(num_ranks: int, wait_seconds: float) -> ClusterError:
+    """What is said of ranks for which there are cores that somebody else holds."""
+    return ClusterError(
+        f"cluster.num_workers={num_ranks} ranks were not given cores within cluster.wait_seconds={wait_seconds:g}: the "
+        "cluster has them and another job holds them, as `ray status` shows. Nothing is gone: run the same command "
+        "again when they are free."
+    )
+
+
 def _lacking(num_ranks: int, nodes: Sequence[Node]) -> str:
     num_cpus = sum(node.num_cpus for node in nodes)
     return f"cluster.num_workers={num_ranks} ranks need a core each and the cluster has {num_cpus}"

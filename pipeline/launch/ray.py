@@ -14,10 +14,10 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from pipeline.errors import ClusterError
 from pipeline.launch import cluster
 from pipeline.launch.body import Body, Pause
 from pipeline.launch.losses import Loss, explain, first_lines
+from pipeline.launch.restarts import Restarts
 
 _PLACING_SECONDS = 20.0
 """What Ray may take to place ranks for which there is room: more than it takes to notice that a node was lost."""
@@ -44,47 +44,32 @@ def launch(
     """Runs `num_workers` ranks to their end; `folder` takes Ray Train's own files.
 
     A rank that was lost, or that said nothing for `hang_seconds`, costs one of `max_failures` and starts the world
-    again, as soon as the cluster has room: within `wait_seconds`. A node that announces its end costs nothing: the
-    ranks are paused and start elsewhere. Raises the rank's own ConvoyError, TrainingError with the traceback of any
-    other exception, and ClusterError when ranks cannot be placed, are lost too often, or run out of memory twice.
+    again, as soon as the cluster has room, and has it free: within `wait_seconds`. A node that announces its end costs
+    nothing: the ranks are paused and start elsewhere. Raises the rank's own ConvoyError, TrainingError with the
+    traceback of any other exception, and ClusterError when ranks cannot be placed, are lost too often, or run out of
+    memory twice.
     """
     joined = cluster.to_join(address)
-    failures, last = 0, None
-    deadline = _deadline(joined, wait_seconds)
+    restarts = Restarts(max_failures)
+    ended = time.monotonic()
     while True:
+        # Nobody adds nodes to a cluster of this machine's own.
+        deadline = ended + (wait_seconds if joined else 0.0)
         # A connection of its own for each start: what the last world held, even one whose controller died, goes with
         # the connection, so that the next finds every core free.
         with cluster.connected(joined):
             room = cluster.wait_for_room(num_workers, deadline, say)
             try:
                 loss = _run_once(body, num_workers, room, hang_seconds, folder, pause)
-            except _NotPlacedError:
+            except _NotPlacedError as exc:
+                if time.monotonic() >= ended + wait_seconds:
+                    raise cluster.not_free(num_workers, wait_seconds) from exc
+                say(f"{num_workers} free cores are not to be had; trying again")
                 continue
         if loss is None or (loss.is_announced and not pause.lift()):
             return
-        deadline = _deadline(joined, wait_seconds)
-        if loss.is_announced:
-            say(f"{loss.what}; going on elsewhere from the newest checkpoint")
-            continue
-        if loss.is_of_memory and last is not None and last.is_of_memory:
-            raise ClusterError(
-                f"{loss.what}; it was so the last time too, so a third start would meet the same. Nothing is gone: add "
-                "memory and run the same command again, or raise training.accumulate_steps, or lower "
-                "model.input_px."
-            )
-        failures, last = failures + 1, loss
-        if failures > max_failures:
-            say(f"{loss.what}; giving up")
-            raise ClusterError(
-                f"A rank was lost {failures} times, the last time so: {loss.what}. Nothing is gone: run the same "
-                "command to go on from the newest checkpoint, or raise cluster.max_failures."
-            )
-        say(f"{loss.what}; going on from the newest checkpoint, {max_failures - failures + 1} restarts left")
-
-
-def _deadline(joined: str | None, wait_seconds: float) -> float:
-    """When to give up on room. Nobody adds nodes to a cluster of this machine's own."""
-    return time.monotonic() + (wait_seconds if joined else 0.0)
+        say(restarts.spend(loss))
+        ended = time.monotonic()
 
 
 def _run_once(

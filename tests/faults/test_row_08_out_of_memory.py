@@ -24,7 +24,7 @@ def test_once_is_a_restart_and_twice_running_is_the_end(project, undisturbed_by_
     short = [Fault("out of memory", step=7, rank=1)]
     failed = train_commands.train(folder, *short, *short)
     assert failed.exit_code == 1, failed.said
-    assert failed.said.count("going on from the newest checkpoint, 3 restarts left") == 1
+    assert failed.said.count("going on from the newest checkpoint, restart 1 of 3") == 1
     assert "error: Rank 1 ran out of memory (" in failed.said
     assert "it was so the last time too" in failed.said
     resumed = train_commands.train(folder)

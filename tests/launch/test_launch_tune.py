@@ -1,4 +1,4 @@
-"""What Ray Tune is handed: ranges in its terms, and the searcher that was asked for."""
+"""What Ray Tune is handed, ranges in its terms and the searcher that was asked for; and what it makes of trials."""
 
 import sys
 
@@ -32,3 +32,72 @@ def test_optuna_is_used_when_it_is_asked_for(monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(ClusterError, match=r"--optuna needs Optuna, which is not installed: pip install"):
         tune._searcher(0, with_optuna=True)
+
+
+@pytest.fixture
+def search(address, tmp_path):
+    """Searches with four trials of four epochs, of which two are for grace; gives the outcomes and what was said."""
+
+    def search(trial, space, seed=0):
+        said = []
+        outcomes = tune.search(
+            trial,
+            space,
+            num_trials=4,
+            num_epochs=4,
+            grace_epochs=2,
+            cores_per_trial=1,
+            seed=seed,
+            with_optuna=False,
+            address=address,
+            folder=tmp_path,
+            say=said.append,
+        )
+        return outcomes, said
+
+    return search
+
+
+# Trials are closures over plain values: a worker cannot import a test's module.
+
+
+@pytest.mark.slow
+def test_a_trial_has_its_cores_and_is_stopped_after_its_grace_and_the_best_is_not(search):
+    def trial(values, report):
+        import ray
+
+        assert ray.get_runtime_context().get_assigned_resources()["CPU"] == 1.0
+        for epoch in range(1, 5):
+            report(epoch, values["quality"])
+
+    space = {"quality": Range(0.0, 1.0)}
+    outcomes, said = search(trial, space)
+    assert [outcome.problem for outcome in outcomes] == [None] * 4
+    qualities = [outcome.values["quality"] for outcome in outcomes]
+    assert [outcome.score for outcome in outcomes] == qualities
+    lengths = [outcome.num_epochs for outcome in outcomes]
+    assert max(outcomes, key=lambda outcome: outcome.score).num_epochs == 4
+    assert set(lengths) <= {2, 3, 4}, "nobody is stopped within its grace"
+    worst = qualities.index(min(qualities))
+    assert worst == 0 or lengths[worst] == 2, "who comes first has nobody to lag behind"
+    assert sorted(said[0].split()[:3]) == ["1", "begins:", "trial"]
+
+    again, _ = search(trial, space)
+    assert [outcome.values for outcome in again] == [outcome.values for outcome in outcomes]
+    others, _ = search(trial, space, seed=1)
+    assert not {outcome.values["quality"] for outcome in others} & set(qualities)
+
+
+@pytest.mark.slow
+def test_a_trial_that_fails_says_why_and_the_others_go_on(search):
+    def trial(values, report):
+        if values["name"] == "bad":
+            raise ValueError("no luck")
+        report(1, 0.5)
+
+    outcomes, said = search(trial, {"name": Range(choices=("bad", "good"))})
+    assert {(each.values["name"], each.score, each.problem) for each in outcomes} <= {
+        ("bad", None, "ValueError: no luck"), ("good", 0.5, None),
+    }  # fmt: skip
+    assert len({each.values["name"] for each in outcomes}) == 2
+    assert sum("ends: 0.5000 after epoch 1" in line for line in said) == sum(each.score == 0.5 for each in outcomes)

@@ -1,0 +1,61 @@
+"""Which cluster is meant, what room it has, and how long room is waited for."""
+
+import itertools
+
+import pytest
+
+from pipeline.errors import ClusterError
+from pipeline.launch import cluster
+from pipeline.launch.cluster import Node, Room
+
+
+def test_an_address_comes_first_and_a_job_stays_on_its_own_cluster(monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+    monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
+    assert cluster.to_join(None) is None
+    assert cluster.to_join("other:1") == "other:1"
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    assert cluster.to_join(None) == "head:6379"
+    assert cluster.to_join("other:1") == "other:1"
+
+
+def test_nodes_that_are_gone_or_going_have_no_room(monkeypatch):
+    import ray
+
+    found = [
+        {"NodeID": "a", "Alive": True, "Resources": {"CPU": 4.0, "GPU": 1.0}},
+        {"NodeID": "b", "Alive": False, "Resources": {"CPU": 8.0}},
+        {"NodeID": "c", "Alive": True, "Resources": {"CPU": 16.0}},
+        {"NodeID": "d", "Alive": True, "Resources": {"memory": 1.0}},
+    ]
+    monkeypatch.setattr(ray, "nodes", lambda: found)
+    monkeypatch.setattr(cluster, "draining_nodes", lambda: {"c"})
+    assert cluster.nodes() == [Node(4, 1), Node(0)]
+
+
+@pytest.fixture
+def wait(monkeypatch):
+    """Waits for room for two ranks until second 10, on a clock that tells these times and nodes that come so."""
+
+    def wait(times, found):
+        said, clock = [], iter(times)
+        nodes = itertools.chain(found, itertools.repeat(found[-1]))
+        monkeypatch.setattr(cluster.time, "monotonic", lambda: next(clock))
+        monkeypatch.setattr(cluster, "nodes", lambda: next(nodes))
+        monkeypatch.setattr(cluster, "_POLL_SECONDS", 0.001)
+        return cluster.wait_for_room(2, 10.0, said.append), said
+
+    return wait
+
+
+def test_room_is_waited_for_and_that_is_said_once(wait):
+    room, said = wait([4.0, 5.0, 6.0], [[], [Node(1)], [Node(1)], [Node(1), Node(1)]])
+    assert room == Room(1, False)
+    assert said == [
+        "cluster.num_workers=2 ranks need a core each and the cluster has 0; waiting up to 6 s for nodes",
+    ]
+
+
+def test_at_the_deadline_it_is_the_end(wait):
+    with pytest.raises(ClusterError, match=r"the cluster has 1; use 1 or less, or add nodes\. Nothing is gone: "):
+        wait([9.99, 10.0], [[Node(1)]])

@@ -1,0 +1,152 @@
+"""When a world is started again, and when no more: worlds that end as scripted, and losses one by one."""
+
+import contextlib
+import threading
+
+import pytest
+
+from pipeline.errors import ClusterError
+from pipeline.launch import cluster
+from pipeline.launch import ray as launcher
+from pipeline.launch.losses import Loss
+from pipeline.launch.restarts import Restarts
+
+DEATH = Loss("rank 1 died")
+MEMORY = Loss("rank 0 ran out of memory", is_of_memory=True)
+NOTICE = Loss("node 7 is being taken away", is_announced=True)
+
+
+def test_each_loss_costs_a_restart_until_none_is_left():
+    restarts = Restarts(2)
+    assert restarts.spend(DEATH) == "rank 1 died; going on from the newest checkpoint, restart 1 of 2"
+    assert restarts.spend(DEATH).endswith("restart 2 of 2")
+    with pytest.raises(ClusterError, match=r"A rank was lost 3 times, the last time so: rank 1 died\. Nothing is gone"):
+        restarts.spend(DEATH)
+
+
+def test_none_at_all_may_be_allowed():
+    with pytest.raises(ClusterError, match=r"A rank was lost 1 time, .* raise cluster\.max_failures"):
+        Restarts(0).spend(DEATH)
+
+
+def test_a_node_that_says_that_it_goes_costs_nothing():
+    restarts = Restarts(0)
+    for _ in range(3):
+        assert restarts.spend(NOTICE).endswith("going on elsewhere from the newest checkpoint")
+
+
+@pytest.mark.parametrize("losses", [[MEMORY, MEMORY], [DEATH, MEMORY, MEMORY], [MEMORY, NOTICE, MEMORY]])
+def test_memory_that_runs_out_twice_running_is_the_end(losses):
+    restarts = Restarts(9)
+    for loss in losses[:-1]:
+        restarts.spend(loss)
+    with pytest.raises(ClusterError, match="ran out of memory; it was so the last time too"):
+        restarts.spend(losses[-1])
+
+
+@pytest.mark.parametrize("losses", [[MEMORY, DEATH], [DEATH, MEMORY], [MEMORY, DEATH, MEMORY, DEATH]])
+def test_memory_that_runs_out_now_and_then_is_a_loss_like_others(losses):
+    restarts = Restarts(len(losses))
+    assert [restarts.spend(loss)[-1] for loss in losses] == [str(len(losses))] * len(losses)
+
+
+class Pause:
+    """Remembers what was asked of it."""
+
+    def __init__(self, is_to_go_on=True):
+        self.asked = threading.Event()
+        self._is_to_go_on = is_to_go_on
+
+    def ask(self):
+        self.asked.set()
+
+    def lift(self):
+        return self._is_to_go_on
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path):
+    """Launches worlds that end as a script says, under a clock that goes on by ten seconds with each; gives what was
+    said and, of each start, the deadline for room."""
+
+    def run(ends, *, address="here:1", wait_seconds=25.0, pause=None):
+        ends, said, deadlines, now = iter(ends), [], [], [100.0]
+
+        def run_once(*_):
+            now[0] += 10.0
+            end = next(ends)
+            if isinstance(end, Exception):
+                raise end
+            return end
+
+        def wait_for_room(num_ranks, deadline, say):
+            deadlines.append(deadline - now[0])
+
+        monkeypatch.setattr(launcher, "_run_once", run_once)
+        monkeypatch.setattr(launcher.time, "monotonic", lambda: now[0])
+        monkeypatch.setattr(cluster, "connected", contextlib.nullcontext)
+        monkeypatch.setattr(cluster, "wait_for_room", wait_for_room)
+        launcher.launch(
+            print,
+            address=address,
+            num_workers=2,
+            max_failures=3,
+            hang_seconds=1.0,
+            wait_seconds=wait_seconds,
+            folder=tmp_path,
+            say=said.append,
+            pause=pause or Pause(),
+        )
+        assert next(ends, "none") == "none"
+        return said, deadlines
+
+    return run
+
+
+def test_room_is_waited_for_as_long_after_every_loss(run):
+    said, deadlines = run([DEATH, NOTICE, DEATH, None])
+    assert deadlines == [25.0] * 4
+    assert [each.rpartition(", ")[2] for each in said[::2]] == ["restart 1 of 3", "restart 2 of 3"]
+    assert said[1] == "node 7 is being taken away; going on elsewhere from the newest checkpoint"
+
+
+def test_nobody_waits_for_nodes_of_this_machines_own_cluster(run):
+    assert run([DEATH, None], address=None)[1] == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("address", [None, "here:1"])
+def test_cores_that_others_hold_are_waited_for_and_then_it_is_the_end(run, address):
+    taken = launcher._NotPlacedError()
+    assert run([taken, taken, None], address=address)[0] == ["2 free cores are not to be had; trying again"] * 2
+    with pytest.raises(
+        ClusterError, match=r"num_workers=2 ranks were not given cores within cluster\.wait_seconds=25: the"
+    ):
+        run([taken, taken, taken], address=address)
+
+
+def test_a_pause_that_somebody_else_wished_for_too_is_the_end(run):
+    assert run([NOTICE], pause=Pause(is_to_go_on=False))[0] == []
+
+
+def test_ranks_pause_when_their_node_leaves_and_not_when_another_does(monkeypatch, tmp_path):
+    (tmp_path / "rank-0").write_text("node-a")
+    leaving = {"node-b"}
+    asked_twice = threading.Event()
+
+    def draining():
+        if pause.asked.is_set() or rounds:
+            asked_twice.set()
+        rounds.append(1)
+        return leaving
+
+    rounds = []
+    pause = Pause()
+    monkeypatch.setattr(launcher, "_POLL_SECONDS", 0.001)
+    monkeypatch.setattr(cluster, "draining_nodes", draining)
+    with launcher._pausing_when_nodes_leave(tmp_path, pause) as announced:
+        assert asked_twice.wait(60)
+        assert not pause.asked.is_set()
+        assert announced() is None
+        leaving.add("node-a")
+        assert pause.asked.wait(60)
+    assert announced() == Loss("the node node-a is being taken away", is_announced=True)
