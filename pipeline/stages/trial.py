@@ -15,7 +15,7 @@ import yaml
 from pipeline import params
 from pipeline.artifacts import Index
 from pipeline.stages import layout, recipe, space
-from pipeline.stages.publish import lock
+from pipeline.stages.publish import turn
 from pipeline.stages.task import describe, is_done, read_result, run_root, sections_of_task, write_plan
 from pipeline.stages.tracked import DRAIN_SECONDS, committed, open_sink, open_tracker
 
@@ -34,12 +34,17 @@ def run_trial(
     values: dict[str, object],
     report: Callable[[int, float], None],
 ) -> None:
-    """Trains to the end, telling each epoch's validation top-1; a run that is done tells them again."""
+    """Trains to the end, telling each epoch's validation top-1; a run that is done tells them again.
+
+    Of two trials of the same values at once, the second waits for the first and tells what that came to.
+    """
     os.chdir(workspace)
     task = task_with(values)
-    if not is_done(task.run):
-        _train(task, parent_run_id, num_threads, report)
-        return
+    task.run.path.mkdir(parents=True, exist_ok=True)
+    with turn(task.run.path / ".lock", lambda text: None):
+        if not is_done(task.run):
+            _train(task, parent_run_id, num_threads, report)
+            return
     for row in read_result(task.run).history:
         report(row["epoch"], row["validation_top1"])
 
@@ -61,22 +66,20 @@ def _train(task: "Task", parent_run_id: str | None, num_threads: int, report: Ca
     torch.set_num_threads(num_threads)
     index = Index.read(layout.INDEX, made_by="shard")
     around = params.read(layout.PARAMS, ["cluster", "tracking"])
-    task.run.path.mkdir(parents=True, exist_ok=True)
-    with lock(task.run.path / ".lock"):
-        write_plan(task, index)
-        root = run_root(around["cluster"])
-        tracker = open_tracker(task, index, around["tracking"], root, parent_run_id)
-        place = Place(0, 1, "cuda" if torch.cuda.is_available() else "cpu")
-        status = "KILLED"
-        try:
-            train_rank(task, place, partial(_open_reporting, task, report, tracker))
-            status = "FINISHED"
-        except Exception:
-            status = "FAILED"
-            raise
-        finally:
-            tracker.pump(next(iter(committed(task.run)), 0))
-            tracker.finish(status, DRAIN_SECONDS[status])
+    write_plan(task, index)
+    root = run_root(around["cluster"])
+    tracker = open_tracker(task, index, around["tracking"], root, parent_run_id)
+    place = Place(0, 1, "cuda" if torch.cuda.is_available() else "cpu")
+    status = "KILLED"
+    try:
+        train_rank(task, place, partial(_open_reporting, task, report, tracker))
+        status = "FINISHED"
+    except Exception:
+        status = "FAILED"
+        raise
+    finally:
+        tracker.pump(next(iter(committed(task.run)), 0))
+        tracker.finish(status, DRAIN_SECONDS[status])
 
 
 def _open_reporting(

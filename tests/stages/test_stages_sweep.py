@@ -1,7 +1,10 @@
 """A sweep on a real Ray: trials are runs of their own, the best is a recipe, and the same sweep again goes on."""
 
+import concurrent.futures
+import contextlib
 import csv
 import re
+import threading
 
 import projects
 import pytest
@@ -9,10 +12,11 @@ import shard_sets
 
 from pipeline.artifacts import Index
 from pipeline.errors import ArtifactError, ConvoyError, TrainingError
+from pipeline.launch import tune
 from pipeline.launch.tune import Outcome
 from pipeline.stages import layout, recipe, sweep
 from pipeline.stages.task import is_done
-from pipeline.stages.trial import task_with
+from pipeline.stages.trial import run_trial, task_with
 
 SPACE = "optimizer.lr: {log: [0.0001, 0.1]}\ntraining.label_smoothing: {choice: [0.0, 0.1]}\n"
 
@@ -82,8 +86,99 @@ def test_the_best_is_one_that_was_trained_to_the_end():
 
 
 def test_without_a_score_the_first_problem_is_told():
-    with pytest.raises(TrainingError, match=r"None of 2 trials came to an epoch's end; the first failed so: no memory"):
-        sweep.choose([outcome(None, 0), outcome(None, 0, "no memory")])
+    outcomes = [outcome(None, 0), outcome(None, 0, "no memory"), outcome(None, 0, "no luck")]
+    with pytest.raises(TrainingError, match=r"None of 3 trials came to an epoch's end; the first failed so: no memory"):
+        sweep.choose(outcomes)
+
+
+@pytest.fixture
+def scripted(project, monkeypatch):
+    """Sweeps whose search comes to these outcomes, or to this exception; gives what the search was asked for."""
+
+    def scripted(found, **more):
+        asked = {}
+
+        def search(trial, space, **how):
+            asked.update(how, page=trial.args[1])
+            if isinstance(found, BaseException):
+                raise found
+            return found
+
+        monkeypatch.setattr(tune, "search", search)
+        how = {"num_trials": 3, "grace_epochs": 1, "cores": 1, "seed": 0, "with_optuna": False} | more
+        with contextlib.suppress(TrainingError, KeyboardInterrupt):
+            sweep.sweep(project / "space.yaml", **how)
+        return asked
+
+    return scripted
+
+
+@pytest.mark.parametrize(
+    ("found", "status", "figures"),
+    [
+        ([outcome(0.7, 3), outcome(0.9, 2)], "FINISHED", {"val/top1": 0.7}),
+        ([outcome(None, 0, "no luck")], "FAILED", {}),
+        (KeyboardInterrupt(), "KILLED", {}),
+    ],
+    ids=["well", "without a score", "interrupted"],
+)
+def test_the_page_ends_as_the_sweep_did_and_goes_on_with_it(project, scripted, found, status, figures):
+    from pipeline.tracking import store
+
+    page_id = scripted(found)["page"]
+    page = store.connect(f"sqlite:///{project}/mlflow.db").get_run(page_id)
+    assert (page.info.status, page.data.metrics) == (status, figures)
+    assert scripted(found, num_trials=9)["page"] == page_id
+
+
+def test_another_sweep_has_a_page_of_its_own(project, scripted):
+    pages = [scripted([outcome(0.7, 3)], seed=seed)["page"] for seed in (0, 1)]
+    (project / "space.yaml").write_text(SPACE.replace("0.0001", "0.0002"))
+    pages.append(scripted([outcome(0.7, 3)])["page"])
+    assert len(set(pages)) == 3
+
+
+def test_the_grace_ends_with_the_run(project, scripted):
+    assert scripted([outcome(0.7, 3)], grace_epochs=9)["grace_epochs"] == 3
+
+
+def test_without_a_store_the_search_goes_on(project, scripted, monkeypatch, capsys):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    assert scripted([outcome(0.7, 3)])["page"] is None
+    assert "cannot be used" in capsys.readouterr().out
+    assert layout.SWEEP_BEST.exists()
+
+
+def test_the_table_begins_with_the_best(project, scripted, capsys):
+    scripted([outcome(0.9, 1), outcome(0.7, 3), outcome(None, 0, "no luck"), outcome(0.8, 3)])
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if "0.1" in line]
+    assert [row[0] for row in rows] == ["4", "2", "1", "3"]
+    assert [(row["trial"], row["validation_top1"], row["problem"]) for row in trials()][2:] == [
+        ("3", "", "no luck"), ("4", "0.8", ""),
+    ]  # fmt: skip
+
+
+def test_of_two_trials_of_the_same_values_the_second_tells_what_the_first_came_to(project):
+    values = {"optimizer.lr": 0.01}
+    told, is_training, go_on = ([], []), threading.Event(), threading.Event()
+
+    def report(epoch, score):
+        told[0].append((epoch, score))
+        is_training.set()
+        assert go_on.wait(60)
+
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        first = pool.submit(run_trial, project, None, 1, values, report)
+        assert is_training.wait(60)
+        second = pool.submit(run_trial, project, None, 1, values, lambda *each: told[1].append(each))
+        concurrent.futures.wait([second], timeout=1.0)
+        assert told[1] == []
+        go_on.set()
+        first.result(60), second.result(60)
+    assert [epoch for epoch, _ in told[0]] == [1, 2, 3]
+    assert told[1] == told[0]
+    assert is_done(task_with(values).run)
 
 
 @pytest.mark.parametrize(
