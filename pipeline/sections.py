@@ -12,6 +12,9 @@ from pydantic import Field
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 PositiveInt = Annotated[int, Field(ge=1)]
 
+CREDENTIALS = re.compile(r"://[^/\s@]*:[^/\s@]+@|https?://[^/\s@]+@")
+"""A password in an address, or whoever comes before a web server's name: that may be a token."""
+
 
 class Section(pydantic.BaseModel):
     """One section of params.yaml. Numbers are numbers and texts are texts: nothing is coerced but int to float."""
@@ -20,6 +23,16 @@ class Section(pydantic.BaseModel):
 
     not_in_fingerprint: ClassVar[frozenset[str]] = frozenset()
     """Fields that change how fast or how safely a run goes, never what comes out of it."""
+
+    @pydantic.field_validator("*")
+    @classmethod
+    def _check_no_credentials(cls, value: Any) -> Any:
+        if isinstance(value, str) and CREDENTIALS.search(value):
+            raise ValueError(
+                "credentials in an address would go to git, dvc.lock and MLflow; keep them in the environment: "
+                "MLFLOW_TRACKING_URI with tracking.uri: null, or the variables that the store knows"
+            )
+        return value
 
 
 class Data(Section):

@@ -8,6 +8,7 @@ from pathlib import Path
 from pipeline import artifacts, params
 from pipeline.errors import ArtifactError
 from pipeline.stages import layout
+from pipeline.stages.origin import without_credentials
 from pipeline.stages.publish import publishing, turn
 
 
@@ -34,7 +35,9 @@ def register(registry: params.Registry, tracking: params.Tracking) -> None:
     console = Console(soft_wrap=True)
     # Two registrations at once would both see no version of these weights, or the same champion.
     turns = turn(_turns(uri), lambda text: console.print(text, highlight=False, markup=False))
-    with publishing(layout.REGISTRATION) as (target,), turns:
+    with publishing(layout.REGISTRATION) as (target,), turns, tempfile.TemporaryDirectory() as scratch:
+        shown = Path(scratch) / layout.PARAMS.name
+        shown.write_bytes(without_credentials(layout.PARAMS.read_bytes()))
         client = store.connect(uri)
         with store.translating(uri):
             registration = register_version(
@@ -46,7 +49,7 @@ def register(registry: params.Registry, tracking: params.Tracking) -> None:
                 min_top1=registry.min_top1,
                 run=run,
                 metrics=metrics,
-                run_files=[layout.REPORT, layout.INDEX, layout.PARAMS],
+                run_files=[layout.REPORT, layout.INDEX, shown],
             )
         public = {"tracking_uri": address.strip_credentials(uri)}
         registration.model_copy(update=public).write(target)

@@ -228,8 +228,32 @@ def test_fractions_that_leave_nothing_to_train_on(message, content, validation, 
 
 
 @pytest.mark.parametrize(
-    "destination", ["photos", "/data/photos", "s3://", "s3://me:secret@bucket/photos", "https://host/photos?key=1"]
+    ("section", "key", "value"),
+    [
+        ("tracking", "uri", "postgresql://me:canary@db/mlflow"),
+        ("tracking", "uri", "https://canary@host"),
+        ("data", "source", "s3://:canary@bucket/photos"),
+        ("shards", "destination", "s3://me:canary@bucket/photos"),
+    ],
 )
+def test_credentials_stay_in_the_environment_and_are_not_repeated(content, message, section, key, value):
+    content[section][key] = value
+    said = message(content)
+    assert said.endswith(
+        f"{section}.{key}: credentials in an address would go to git, dvc.lock and MLflow; keep them in the "
+        "environment: MLFLOW_TRACKING_URI with tracking.uri: null, or the variables that the store knows."
+    )
+    assert "canary" not in said
+
+
+@pytest.mark.parametrize("uri", ["postgresql://mlflow@db/mlflow", "http://127.0.0.1:5000", "sqlite:///a@b.db"])
+def test_an_address_without_a_secret_is_taken(content, tmp_path, uri):
+    content["tracking"]["uri"] = uri
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(content))
+    assert params.read(tmp_path / "params.yaml")["tracking"].uri == uri
+
+
+@pytest.mark.parametrize("destination", ["photos", "/data/photos", "s3://", "s3://me@b/c", "https://host/photos?key=1"])
 def test_a_destination_is_an_address_without_secrets(content, message, destination):
     content["shards"]["destination"] = destination
     assert message(content).endswith(

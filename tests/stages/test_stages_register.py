@@ -1,16 +1,20 @@
 """The register stage in a folder as the other stages leave it: what it writes, where, and what it refuses."""
 
+import concurrent.futures
 import json
 
 import pytest
 import registrable
+from mlflow_server import wait_until
 
 from pipeline import params
 from pipeline.artifacts import Metrics, Registration, Run
 from pipeline.errors import ArtifactError, ParamsError, TrackingError
 from pipeline.registry import export
 from pipeline.stages import layout
+from pipeline.stages.publish import turn
 from pipeline.stages.register import register
+from pipeline.tracking import store
 
 REGISTRY = params.Registry(model_name="convoy-demo", min_top1=0.9)
 TRACKING = params.Tracking(uri=None, experiment="convoy")
@@ -55,6 +59,31 @@ def test_a_store_that_the_user_names_comes_first(project, monkeypatch):
     assert not layout.REGISTRATION.exists()
     with pytest.raises(TrackingError, match="is not a store that MLflow can open"):
         register(REGISTRY, TRACKING.model_copy(update={"uri": "mlruns"}))
+
+
+def test_a_registration_waits_for_the_one_before(project, capsys):
+    lock = project / "history" / "mlflow.db.register.lock"
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        with turn(lock, print):
+            waiting = pool.submit(register, REGISTRY, TRACKING)
+            wait_until(lambda: f"waiting for the process that holds {lock}" in capsys.readouterr().out, "the second")
+            assert not layout.REGISTRATION.exists()
+        waiting.result(60)
+    assert Registration.read(layout.REGISTRATION, made_by="register").version == "1"
+
+
+def test_neither_the_page_nor_the_registration_holds_credentials(project):
+    """A password in a comment of params.yaml, which no check sees, and what follows the file in the store's address."""
+    layout.PARAMS.write_text("registry: {}\n# tracking: {uri: postgresql://me:canary@host/mlflow}\n")
+    uri = f"sqlite:///{project}/mlflow.db?timeout=17"
+    run_id = store.connect(uri).create_run("0").info.run_id
+    rewrite(Run, layout.RUN, run_id=run_id)
+    register(REGISTRY, TRACKING.model_copy(update={"uri": uri}))
+    (page,) = project.rglob("artifacts/params.yaml")
+    assert page.read_text() == "registry: {}\n# tracking: {uri: postgresql://host/mlflow}\n"
+    registration = layout.REGISTRATION.read_text()
+    assert "canary" not in registration
+    assert "timeout" not in registration
 
 
 @pytest.mark.parametrize("path", [layout.RUN, layout.METRICS, layout.INDEX, layout.MODEL / export.CONFIG])
