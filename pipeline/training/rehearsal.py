@@ -2,11 +2,11 @@
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 
-from pipeline.loading.batches import BATCHES_AHEAD
+from pipeline.loading.batches import BATCHES_AHEAD, Batch
 from pipeline.training.forecast import Rates
 from pipeline.training.trial import Trial
 
@@ -24,12 +24,18 @@ def rehearse(trial: Trial, world_size: int) -> tuple[Rates, int]:
     with contextlib.closing(trial.batches(world_size)) as batches:
         batch = next(batches)
         kept_bytes = saved_bytes(trial.network, lambda: trial.step(batch, lr=0.0))
-        for _ in range(BATCHES_AHEAD + 1):  # what was made ahead during the first step says nothing of the loader
-            next(batches)
+        _use_up(batches)
         loading = _mean_seconds(lambda: next(batches))
         computing = _mean_seconds(lambda: trial.step(batch, lr=0.0))
+        _use_up(batches)
         together = _mean_seconds(lambda: trial.step(next(batches), lr=0.0))
     return Rates(loading, computing, together), kept_bytes
+
+
+def _use_up(batches: Iterator[Batch]) -> None:
+    """What was made ahead during the steps before says nothing of the loader."""
+    for _ in range(BATCHES_AHEAD + 1):
+        next(batches)
 
 
 def saved_bytes(network: torch.nn.Module, work: Callable[[], object]) -> int:

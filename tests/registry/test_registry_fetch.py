@@ -48,6 +48,12 @@ def test_every_address_leads_to_the_export_that_was_registered(uri, registered, 
         assert (tmp_path / "weights" / sha256 / name).read_bytes() == (exported / name).read_bytes()
 
 
+def test_a_registry_that_mlflow_was_told_of_elsewhere_is_not_asked(uri, registered, exported, monkeypatch, tmp_path):
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", f"sqlite:///{tmp_path}/elsewhere.db")
+    assert fetch.fetch(uri, registered["alias"], tmp_path / "weights") == export.read_facts(exported).weights_sha256
+    assert not (tmp_path / "elsewhere.db").exists()
+
+
 def test_the_same_again_is_the_same(uri, registered, tmp_path):
     assert len({fetch.fetch(uri, registered["alias"], tmp_path) for _ in range(2)}) == 1
     assert len(list(tmp_path.iterdir())) == 1

@@ -140,6 +140,59 @@ def test_a_kill_between_logging_and_version_leaves_no_second_model(
     assert len(client.get_run(finished_run).outputs.model_outputs) == 1
 
 
+def test_a_model_that_was_half_logged_is_not_registered(client, experiment_id, name, enter, models, finished_run):
+    tags = {"weights_sha256": models[0][1]}
+    half = client.create_logged_model(experiment_id, source_run_id=finished_run, tags=tags)
+    assert half.status == "PENDING"
+    enter(models[0], 0.95, finished_run)
+    assert half.model_id not in client.get_model_version(name, "1").source
+
+
+def test_a_model_that_another_run_logged_is_not_taken_for_this_ones(
+    client, experiment_id, name, enter, models, finished_run, monkeypatch
+):
+    other = client.create_run(experiment_id).info.run_id
+    with monkeypatch.context() as patch:
+        patch.setattr(type(client), "create_model_version", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            enter(models[0], 0.95, other)
+    enter(models[0], 0.95, finished_run)
+    model_id = client.get_model_version(name, "1").source.removeprefix("models:/")
+    assert client.get_logged_model(model_id).source_run_id == finished_run
+
+
+def test_another_machine_that_was_quicker_has_the_version(client, name, enter, models, finished_run, monkeypatch):
+    create = type(client).create_model_version
+
+    def create_second(self, model_name, source, run_id, tags, **more):
+        create(self, model_name, source, run_id, tags, **more)
+        return create(self, model_name, source, run_id, tags, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(client), "create_model_version", create_second)
+        assert enter(models[0], 0.95, finished_run).version == "1"
+    assert [version.version for version in client.search_model_versions(f"name = '{name}'")] == [1]
+
+
+def test_of_two_versions_of_the_same_weights_the_older_one_counts(client, name, enter, models):
+    client.create_registered_model(name)
+    for _ in range(2):
+        client.create_model_version(name, "file:///nowhere", tags={"weights_sha256": models[0][1]})
+    assert enter(models[0], 0.95).version == "1"
+
+
+@pytest.mark.parametrize("method", ["get_run", "create_registered_model"])
+def test_what_the_store_refuses_for_another_reason_is_told(client, enter, models, finished_run, monkeypatch, method):
+    import mlflow.exceptions
+
+    def refuse(*_, **__):
+        raise mlflow.exceptions.MlflowException("no", error_code=mlflow.exceptions.PERMISSION_DENIED)
+
+    monkeypatch.setattr(type(client), method, refuse)
+    with pytest.raises(mlflow.exceptions.MlflowException, match="no"):
+        enter(models[0], 0.95, finished_run)
+
+
 def test_aliases_follow_the_verdicts(client, name, enter, models):
     def state():
         return {key: str(value) for key, value in aliases(client, name).items()}
@@ -160,6 +213,7 @@ def test_a_raised_threshold_does_not_leave_the_model_without_champion(client, na
     again = enter(models[0], 0.95, min_top1=0.99)
     assert (again.promoted, again.alias, again.champion_version) == (False, "champion", "1")
     assert client.get_model_version(name, "1").tags["verdict"] == "held back"
+    assert {key: str(value) for key, value in aliases(client, name).items()} == {"champion": "1"}
 
 
 def test_a_champion_registered_by_hand_is_no_measure(client, name, enter, models):
@@ -202,7 +256,7 @@ def test_the_model_travels_with_short_pinned_requirements_and_only_the_code_it_n
     folder = mlflow.artifacts.download_artifacts(source)
     lines = (Path(folder) / "requirements.txt").read_text().split()
     assert [line.partition("==")[0] for line in lines] == list(package.REQUIREMENTS)
-    assert all(line.partition("==")[2] for line in lines)
+    assert all(line.partition("==")[2] and "+" not in line for line in lines)
     code = {path.relative_to(folder).parts[2] for path in (Path(folder) / "code").rglob("*.py")}
     assert code == {"__init__.py", "artifacts.py", "errors.py", "imaging", "networks", "registry"}
     for compiled in ("*.pkl", "*.so"):

@@ -6,9 +6,12 @@ import re
 import projects
 import pytest
 import shard_sets
+import yaml
 
 from pipeline.errors import ParamsError
+from pipeline.stages import layout
 from pipeline.stages.find_lr import chart, find_lr
+from pipeline.training import lr_range
 from pipeline.training.lr_range import Finding, Tried
 
 
@@ -40,9 +43,32 @@ def test_it_answers_in_words_and_the_same_twice(project, capsys):
     assert "Try optimizer.lr: " in once or "The loss never fell" in once
 
 
-def test_rates_in_the_wrong_order_are_refused(project):
-    with pytest.raises(ParamsError, match=r"--lowest 1 and --highest 0\.1 must be rates over 0, in this order"):
-        find_lr(1.0, 0.1, 10, as_json=False)
+@pytest.mark.parametrize(("lowest", "highest"), [(1.0, 0.1), (0.1, 0.1), (0.0, 0.1), (-1.0, 0.1)])
+def test_rates_in_the_wrong_order_are_refused(project, lowest, highest):
+    with pytest.raises(
+        ParamsError, match=rf"--lowest {lowest:g} and --highest 0\.1 must be rates over 0, in this order"
+    ):
+        find_lr(lowest, highest, 10, as_json=False)
+
+
+def test_what_it_suggests_is_what_the_losses_say(project, capsys, monkeypatch):
+    losses = [2.0, 1.8, 1.0, 0.5, 1.0]
+    tried = [Tried(10.0**-n, loss, loss) for n, loss in zip(range(5, 0, -1), losses, strict=True)]
+    monkeypatch.setattr(lr_range, "climb", lambda *_, **__: iter(tried))
+    find_lr(1e-5, 1e-1, 5, as_json=False)
+    said = capsys.readouterr().out
+    assert "The loss is lowest at 0.01; " in said
+    assert "Try optimizer.lr: 0.001 (now 0.003)." in said
+    find_lr(1e-5, 1e-1, 5, as_json=True)
+    assert json.loads(capsys.readouterr().out)["finding"] == {"suggested": pytest.approx(1e-3), "lowest": 1e-2}
+
+
+def test_it_trains_on_the_part_that_the_run_trains_on(project):
+    content = yaml.safe_load(layout.PARAMS.read_text())
+    content["loading"]["subset_fraction"] = 0.2
+    layout.PARAMS.write_text(yaml.safe_dump(content, sort_keys=False))
+    with pytest.raises(ParamsError, match=r"loading\.global_batch_size=16 is more than the \d training samples"):
+        find_lr(1e-4, 1e-1, 4, as_json=True)
 
 
 def test_the_chart_falls_where_the_loss_falls():

@@ -1,7 +1,7 @@
 """`convoy plan` on real shards: figures by hand, a table that fits, refusals in training's words, nothing kept."""
 
-import inspect
 import json
+import os
 import re
 import socket
 import subprocess
@@ -10,6 +10,7 @@ import sys
 import projects
 import pytest
 import shard_sets
+import torch
 import yaml
 
 from pipeline import params
@@ -18,8 +19,8 @@ from pipeline.errors import ArtifactError, ClusterError, ModelError, ParamsError
 from pipeline.loading.order import REMOTE_WINDOW_SAMPLES
 from pipeline.stages import layout
 from pipeline.stages.plan import plan, size_text, time_text
-from pipeline.stages.task import describe
-from pipeline.training import rehearsal
+from pipeline.stages.task import describe, sections_of_task
+from pipeline.training import forecast, rehearsal
 
 
 @pytest.fixture
@@ -62,6 +63,43 @@ def test_figures_by_hand_and_nothing_is_kept(project, capsys):
     assert said["run_folder_bytes"] == 3 * (2 * memory["weights"] + memory["optimizer"]) + memory["weights"]
     assert said["seconds_to_the_end"] > 15 * 4 / said["together_images_per_second"]
     assert said["cost"] == pytest.approx(said["seconds_to_the_end"] * 2 * 3.6 / 3600)
+
+
+@pytest.fixture
+def rates(monkeypatch):
+    """Lets the rehearsal come to these seconds for loading, for computing and for both."""
+
+    def rates(*seconds):
+        monkeypatch.setattr(rehearsal, "rehearse", lambda trial, world_size: (forecast.Rates(*seconds), 1000))
+
+    return rates
+
+
+def test_what_is_left_of_a_begun_run_is_foretold(project, capsys, rates):
+    rates(0.05, 0.3, 0.32)
+    task = describe(Index.read(layout.INDEX, made_by="shard"), **params.read(layout.PARAMS, sections_of_task()))
+    (task.run.checkpoints / "step-000000004").mkdir(parents=True)
+    plan(as_json=True)
+    said = json.loads(capsys.readouterr().out)
+    assert (said["num_steps"], said["num_steps_done"]) == (15, 4)
+    of_an_image = 0.3 / 3 / 4  # a third of a training step's time, which is of four images
+    assert said["seconds_to_the_end"] == pytest.approx(11 * 0.32 + 3 * 4 * of_an_image)
+    assert torch.get_num_threads() == max(1, len(os.sched_getaffinity(0)) // 2)
+
+
+@pytest.mark.parametrize(("seconds", "slower"), [((0.2, 0.1, 0.2), "loader"), ((0.1, 0.2, 0.2), "network")])
+def test_the_slower_half_is_named(project, capsys, rates, seconds, slower):
+    rates(*seconds)
+    plan(as_json=False)
+    assert f"the {slower} is the slower one" in " ".join(capsys.readouterr().out.replace("│", " ").split())
+
+
+def test_without_ranks_on_ray_its_address_is_no_matter(project, capsys, rates):
+    rates(0.1, 0.1, 0.1)
+    change("cluster", num_workers=0, address="127.0.0.1:1")
+    plan(as_json=True)
+    said = json.loads(capsys.readouterr().out)
+    assert (said["num_ranks"], said["batch_size_per_rank"]) == (1, 8)
 
 
 def test_pieces_of_a_step_need_less_memory_at_a_time(project, capsys):
@@ -130,7 +168,7 @@ def test_without_shards_the_way_is_said(project):
 
 def test_a_run_on_shards_at_an_address_is_named_after_its_window(project):
     index = Index.read(layout.INDEX, made_by="shard")
-    sections = params.read(layout.PARAMS, list(inspect.signature(describe).parameters)[1:])
+    sections = params.read(layout.PARAMS, sections_of_task())
     here = describe(index, **sections)
     there = describe(index.model_copy(update={"location": "s3://bucket/photos"}), **sections)
     assert there.loading.shuffle_window_samples == REMOTE_WINDOW_SAMPLES
@@ -173,18 +211,18 @@ def test_its_memory_is_what_real_steps_take(project, capsys, monkeypatch):
 
 
 REAL_STEPS = """
-import inspect, os, resource
+import os
 os.environ["MALLOC_MMAP_THRESHOLD_"] = "65536"
 import torch
 from pipeline import params
 from pipeline.artifacts import Index
 from pipeline.loading.read import SplitReader
 from pipeline.stages import layout
-from pipeline.stages.task import describe
+from pipeline.stages.task import describe, sections_of_task
 from pipeline.training.trial import Trial
 
 torch.set_num_threads(1)
-sections = params.read(layout.PARAMS, list(inspect.signature(describe).parameters)[1:])
+sections = params.read(layout.PARAMS, sections_of_task())
 task = describe(Index.read(layout.INDEX, made_by="shard"), **sections)
 trial = Trial(task, SplitReader(task.index_path, "train"))
 trial.network(torch.rand(1, 3, 64, 64)).sum()

@@ -1,22 +1,30 @@
 """`convoy scout` on a small set: a row for each candidate, the one that has seen such images first."""
 
+import contextlib
 import json
 
+import numpy as np
 import projects
 import pytest
 import safetensors.torch
 import shard_sets
 import torch
+import yaml
 
+from pipeline import params
+from pipeline.artifacts import Index
 from pipeline.errors import ModelError, ParamsError
+from pipeline.loading.batches import split_batches
+from pipeline.loading.order import order
+from pipeline.loading.read import SplitReader
 from pipeline.modeling import backbone
 from pipeline.stages import layout
-from pipeline.stages.scout import scout
+from pipeline.stages.scout import _features, _images, _network, scout
 
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    changes = {"model": {"backbone": "test_resnet", "options": {}, "input_px": 32}, "training": {"seed": 0}}
+    changes = {"model": {"backbone": "test_resnet", "options": {}, "input_px": 32}, "training": {"seed": 3}}
     projects.write(tmp_path, projects.SMALL, changes)
     shard_sets.write(tmp_path / layout.SHARDS, {"train": [60, 60]}, num_classes=3)
     monkeypatch.chdir(tmp_path)
@@ -54,6 +62,43 @@ def test_cost_and_memory_are_those_of_the_network(project, capsys):
 def test_the_same_images_give_the_same_row(project, capsys):
     rows = [found(capsys, "test_resnet")[0] for _ in range(2)]
     assert len({(row["probe_top1"], row["knn_top1"]) for row in rows}) == 1
+
+
+def test_options_and_weights_of_the_params_are_those_of_its_backbone(project, capsys):
+    content = yaml.safe_load(layout.PARAMS.read_text())
+    content["model"] |= {"backbone": "convoynet", "options": {"widths": [8, 16]}, "weights": "/nowhere.safetensors"}
+    layout.PARAMS.write_text(yaml.safe_dump(content, sort_keys=False))
+    rows = {row["backbone"]: row for row in found(capsys, "convoynet", "test_resnet")}
+    own = backbone.build("convoynet", num_classes=3, input_px=32, options={"widths": [8, 16]})
+    assert rows["convoynet"]["weights_mb"] == round(sum(p.numel() for p in own.parameters()) * 4 / 1e6, 2)
+    assert {row["weights"] for row in rows.values()} == {"none"}
+
+
+def test_the_images_are_those_that_the_seed_draws_as_evaluation_sees_them(project):
+    sections = params.read(layout.PARAMS)
+    index = Index.read(layout.INDEX, made_by="shard")
+    images_NCHW, labels_N = _images(index, sections, 40)
+    with contextlib.closing(SplitReader(layout.INDEX, "train")) as reader:
+        drawn = order(reader.shard_sizes, seed=3, epoch=0, digest=index.digest, global_batch_size=40).step(0)
+        _, rows = reader.locate(drawn)
+    with contextlib.closing(SplitReader(layout.INDEX, "train")) as reader:
+        batches = list(split_batches(reader, input_px=32, batch_size=64, num_workers=0))
+    keys = np.concatenate([batch.keys_B[batch.mask_B.numpy()] for batch in batches])
+    places = [int(np.flatnonzero(keys == key)[0]) for key in rows["key"]]
+    every_NCHW = torch.cat([batch.images_BCHW[batch.mask_B] for batch in batches])
+    assert torch.equal(images_NCHW, every_NCHW[places])
+    assert labels_N.tolist() == rows["label"].tolist()
+
+
+def test_features_are_those_of_evaluation(project):
+    index = Index.read(layout.INDEX, made_by="shard").model_copy(update={"mean": [0.1, 0.2, 0.3]})
+    network = _network(params.read(layout.PARAMS)["model"], index, params.read(layout.PARAMS))
+    images_NCHW = torch.randint(0, 256, (70, 3, 32, 32), dtype=torch.uint8)
+    features_NF = _features(network, images_NCHW, index)
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (index.mean, index.std))
+    with torch.inference_mode():
+        logits_NK = network.eval()((images_NCHW.float() / 255 - mean) / std)
+        torch.testing.assert_close(network.get_classifier()(features_NF), logits_NK, atol=1e-4, rtol=1e-4)
 
 
 def test_the_table_says_what_it_is_of(project, capsys):

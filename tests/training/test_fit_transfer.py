@@ -110,6 +110,17 @@ def test_killed_and_resumed_between_thawings_it_ends_with_the_same_bits(index_pa
     assert what.run.weights.read_bytes() == undisturbed.run.weights.read_bytes()
 
 
+def test_a_run_that_has_begun_needs_its_starting_weights_no_more(index_path, source, tmp_path):
+    own = tmp_path / "own.safetensors"
+    own.write_bytes(source.read_bytes())
+    what = task(index_path, own, tmp_path / "run")
+    with pytest.raises(KilledError):
+        train(what, stop_at=4)
+    own.unlink()
+    train(what)
+    assert what.run.weights.exists()
+
+
 def test_a_layer_is_as_fast_as_its_scale(index_path, source, tmp_path):
     """Small steps of SGD without momentum: how far a tensor goes is its scale times its gradient."""
     frozen = {"freeze_normalisation": True}

@@ -23,7 +23,8 @@ class Net:
         self.position += 1
 
     def state(self):
-        return {"position": self.position, "nested": {"list": [self.weights, 3]}, "none": None}
+        nested = {"list": [self.weights, self.weights * 2], "pair": (self.position, 3)}
+        return {"position": self.position, "nested": nested, "none": None}
 
 
 @pytest.fixture
@@ -59,8 +60,8 @@ def test_what_is_written_is_the_state_of_its_moment(saver, tmp_path, gate):
     gate.set()
     saver.finish()
     found = checkpoint.load(tmp_path, 1)
-    assert found["nested"]["list"][0].eq(1).all()
-    assert (found["nested"]["list"][1], found["none"], found["fingerprint"]) == (3, None, "f")
+    assert [set(each.tolist()) for each in found["nested"]["list"]] == [{1.0}, {2.0}]
+    assert (found["nested"]["pair"], found["none"], found["fingerprint"]) == ((1, 3), None, "f")
 
 
 def test_one_is_written_at_a_time_and_its_memory_is_used_again(saver, tmp_path):
@@ -93,6 +94,25 @@ def test_only_what_is_due_is_taken(tmp_path, saver):
     saver.save(Net().state, must=False)
     saver.finish()
     assert checkpoint.positions(tmp_path) == []
+
+
+def test_a_tensor_that_changes_its_form_is_copied_as_it_is(saver, tmp_path):
+    for position, tensor in enumerate([torch.ones(1), torch.ones(3), torch.full((3,), 0.5, dtype=torch.float64)]):
+        saver.save(lambda position=position, tensor=tensor: {"position": position, "tensor": tensor}, must=True)
+        saver.finish()
+        found = checkpoint.load(tmp_path, position)["tensor"]
+        assert (found.dtype, found.tolist()) == (tensor.dtype, tensor.tolist())
+
+
+def test_the_time_until_the_next_is_counted_from_the_last(tmp_path, monkeypatch):
+    now = 0.0
+    monkeypatch.setattr(saving.time, "monotonic", lambda: now)
+    saver, net = Saver(tmp_path, fingerprint="f", every_seconds=10.0, keep=9, say=print), Net()
+    for now in (9.0, 11.0, 20.0, 21.0):  # noqa: B007 - the clock
+        net.step()
+        saver.save(net.state, must=False)
+    saver.finish()
+    assert checkpoint.positions(tmp_path) == [4, 2]
 
 
 def full(descriptor):
