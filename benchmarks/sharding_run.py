@@ -20,18 +20,19 @@ def shard_images(images: Path, out: Path, short_side_px: int | None, num_workers
     from pipeline.sharding.resume import open_work
     from pipeline.sharding.scan import scan_source
     from pipeline.sharding.tables import TableColumns
+    from pipeline.sharding.workers import LocalWorkers
     from pipeline.stages.publish import publishing
 
     by_folders = TableColumns("image", "label", None, None, ())
     scan_source(str(images), by_folders, out / "manifest.parquet", lambda count: None)
     manifest = Manifest(out / "manifest.parquet")
     work = open_work(out / ".work", str(images))
-    with publishing(out / "shards") as [folder]:
+    with publishing(out / "shards") as [folder], LocalWorkers(num_workers) as workers:
         folder.mkdir()
         built = build_shard_set(
             folder, work, manifest, str(images), SplitRule(0.1, 0.1, 0), ShardForm(short_side_px, 90, 500),
             AuditRule(max_rejected_fraction=0.0, near_duplicate_bits=3, tiny_below_px=1, dark_below=0.0,
-                      min_training_samples=1, policies={}), num_workers, _silent,
+                      min_training_samples=1, policies={}), workers, _silent,
         )  # fmt: skip
     assert built.index.num_records == manifest.num_rows
 

@@ -101,7 +101,9 @@ class Shards(Section):
     """Address that the tars and their tables go to (`s3://bucket/photos`), under names that belong to their contents;
     null for data/shards."""
     num_workers: PositiveInt | None
-    """Processes that decode and write; null for one per core."""
+    """Processes that decode and write; null for one per core, of this machine or of the cluster."""
+
+    not_in_fingerprint = frozenset({"num_workers"})
 
     @pydantic.field_validator("destination")
     @classmethod
@@ -219,19 +221,23 @@ class Registry(Section):
 
 class Cluster(Section):
     address: str | None
-    """A Ray cluster's address; null starts Ray on this machine (inside a Ray job: the job's own cluster)."""
+    """A Ray cluster's address, for sharding and training; null trains with Ray on this machine and shards without it
+    (inside a Ray job: the job's own cluster for both)."""
     num_workers: Annotated[int, Field(ge=0)]
     """Ranks; 0 trains in the stage's own process without Ray."""
     max_failures: Annotated[int, Field(ge=0)]
-    """Restarts after a lost worker or node before the stage gives up."""
+    """Restarts after a lost worker or node before the stage gives up; while sharding, of each piece of the work."""
     hang_seconds: Annotated[float, Field(gt=0.0)]
     """A rank that says nothing for so long is taken for lost. More than the slowest checkpoint takes."""
     wait_seconds: Annotated[float, Field(ge=0.0)]
-    """How long ranks wait for a running cluster to have room for them: for nodes that join, or replace lost ones."""
+    """How long ranks wait for a running cluster to have room for them: for nodes that join, or replace lost ones.
+    Sharding waits so while there is no core at all."""
     price_per_gpu_hour: Annotated[float, Field(ge=0.0)] | None
     """What `convoy plan` reckons a rank's hour at, in whatever currency; null for no reckoning."""
     storage: str | None
     """Folder that every node sees: runs and, in a Ray job, the stages' outputs go there; null for the repository."""
+
+    not_in_fingerprint = frozenset({"address", "max_failures", "hang_seconds", "wait_seconds", "price_per_gpu_hour"})
 
 
 class Tracking(Section):

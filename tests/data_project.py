@@ -51,7 +51,7 @@ def stages(folder: Path, source: str = "photos", **changes: object) -> None:
         return sections[name].model_copy(update=fields)
 
     scan(section("data"), section("demo"))
-    shard(*map(section, ("data", "split", "shards", "audit")))
+    shard(*map(section, ("data", "split", "shards", "audit", "cluster")))
 
 
 def outcome() -> Outcome:

@@ -21,6 +21,7 @@ from pipeline.sharding.manifest import Manifest
 from pipeline.sharding.resume import open_work
 from pipeline.sharding.scan import image_root, scan_source
 from pipeline.sharding.tables import TableColumns
+from pipeline.sharding.workers import LocalWorkers
 
 SPLIT_RULE = SplitRule(0.2, 0.2, 0)
 FORM = ShardForm(None, 90, 8)
@@ -81,7 +82,8 @@ def build(
     root = image_root(str(source))
     work = open_work(folder.with_name(f".{folder.name}.work"))
     index = former / "index.json" if former else None
-    return build_shard_set(folder, work, manifest, root, rule, form, audit_rule, num_workers, silent, index)
+    with LocalWorkers(num_workers) as workers:
+        return build_shard_set(folder, work, manifest, root, rule, form, audit_rule, workers, silent, index)
 
 
 def files_of(folder: Path) -> dict[str, bytes]:

@@ -25,6 +25,15 @@ class Nodes:
         for _ in range(count):
             self._cluster.add_node(num_cpus=1, **self._plain())
 
+    def wait_for(self, count: int) -> None:
+        """Until there are so many with cores, whoever started or ended them."""
+
+        def num_nodes() -> int:
+            nodes = self._cluster.global_state.node_table()
+            return sum(node["Alive"] and bool(node["Resources"].get("CPU")) for node in nodes)
+
+        train_commands.wait_until(lambda: num_nodes() == count, f"a cluster of {count} nodes")
+
     def end(self) -> None:
         self._cluster.shutdown()
 

@@ -8,7 +8,6 @@ import concurrent.futures
 import contextlib
 import math
 import os
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ from pathlib import Path
 from pipeline.launch import cluster
 from pipeline.launch.body import Body, Pause
 from pipeline.launch.losses import Loss, explain, first_lines
+from pipeline.launch.orphans import end_with_the_node
 from pipeline.launch.restarts import Restarts
 
 _PLACING_SECONDS = 20.0
@@ -171,7 +171,7 @@ def _worker(config: dict) -> None:
     import ray.train.torch
     import torch
 
-    _end_with_the_node()
+    end_with_the_node()
     torch.set_num_threads(config["num_threads"])
     context = ray.train.get_context()
     rank = context.get_world_rank()
@@ -180,16 +180,3 @@ def _worker(config: dict) -> None:
     partial.write_text(ray.get_runtime_context().get_node_id())
     partial.replace(Path(config["places"]) / f"rank-{rank}")
     config["body"](rank, context.get_world_size(), str(ray.train.torch.get_device()))
-
-
-def _end_with_the_node() -> None:
-    """Ends this process when its raylet is gone: it would go on holding the run's folder. Ray itself looks whether its
-    parent is process 1, which is not who inherits it under a subreaper."""
-    raylet = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == raylet:
-            threading.Event().wait(_POLL_SECONDS)
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    threading.Thread(target=watch, name="convoy-raylet", daemon=True).start()

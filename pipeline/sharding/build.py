@@ -76,7 +76,7 @@ def build_shard_set(
     split_rule: SplitRule,
     form: ShardForm,
     audit_rule: AuditRule,
-    num_workers: int | None,
+    workers: Workers,
     progress: Progress,
     former: Path | None = None,
 ) -> Built:
@@ -84,8 +84,8 @@ def build_shard_set(
     the form has a destination only the index: tars and tables go there.
 
     `former` is the index of the set that is there already: what it holds and what is still wanted stays in its tars,
-    when it was made by the same rules and is whole. Everything is made in `work` (see `resume`), on the same disk; the
-    caller removes that once the set is in its place.
+    when it was made by the same rules and is whole. Everything is made in `work` (see `resume`), on the same disk,
+    which the machines of all workers see; the caller removes that once the set is in its place.
     Raises SourceError when a split comes out empty or an image changes meanwhile.
     """
     # Worker processes have a working directory of their own.
@@ -94,36 +94,35 @@ def build_shard_set(
     num_records = manifest.num_rows
     labels = read_labels(manifest)
     metadata_columns, fixed = _metadata_columns(manifest), fixed_splits(manifest)
-    with Workers(num_workers) as workers:
-        looks, facts, rejects = _look(manifest, image_root, spool, form, workers, progress)
-        channels = find_channels(looks)
-        rejects = dict(sorted((rejects | reject_others(looks, facts, channels)).items()))
-        rules = _rules(split_rule, form, audit_rule, fixed, channels)
-        alike = _alike(looks, list(rejects), num_records, audit_rule.near_duplicate_bits)
-        stored, why_anew = open_former(former, rules, labels, metadata_columns, workers, progress)
-        records = Records(manifest, labels, looks, alike, list(rejects), fixed)
-        parts, places = arrange(records, split_rule, stored)
-        if stored is not None and places is None:
-            stored, why_anew = None, "fewer than half of its samples are still wanted"
-        splits = splits_of(parts, split_rule.fold)
-        samples = _samples(manifest, labels, splits, alike, looks, facts)
-        audit, example_rows = audit_samples(samples, list(rejects.values()), num_records, audit_rule)
-        del samples, alike, records
-        if is_refused(audit, audit_rule.max_rejected_fraction):
-            return Built(None, audit, list(rejects.values()), 0, why_anew)
-        check_no_split_is_empty(list(audit.samples_by_split.values()), split_rule)
-        pictures = draw_pictures(example_rows, Source(image_root, facts, labels, splits))
-        pixels = measure_pixels(looks, spool, splits, channels)
-        carried, taken = [], NOTHING_TAKEN
-        if stored is not None:
-            carried, taken = carry_shards(stored, places, made), stored.taken
-            parts = np.where(places == UNKNOWN, parts, NO_SPLIT)
-        plan = plan_shards(parts, looks.contents(), form.samples_per_shard, split_rule.seed, taken)
-        del splits, parts
-        num_new = sum(len(planned.rows) for planned in plan)
-        shard_works = _work(plan, made, image_root, spool, labels, channels, form.destination)
-        with progress("writing", num_new) as advance:
-            shards = [*carried, *workers.map(write_shard, shard_works, advance)]
+    looks, facts, rejects = _look(manifest, image_root, spool, form, workers, progress)
+    channels = find_channels(looks)
+    rejects = dict(sorted((rejects | reject_others(looks, facts, channels)).items()))
+    rules = _rules(split_rule, form, audit_rule, fixed, channels)
+    alike = _alike(looks, list(rejects), num_records, audit_rule.near_duplicate_bits)
+    stored, why_anew = open_former(former, rules, labels, metadata_columns, workers, progress)
+    records = Records(manifest, labels, looks, alike, list(rejects), fixed)
+    parts, places = arrange(records, split_rule, stored)
+    if stored is not None and places is None:
+        stored, why_anew = None, "fewer than half of its samples are still wanted"
+    splits = splits_of(parts, split_rule.fold)
+    samples = _samples(manifest, labels, splits, alike, looks, facts)
+    audit, example_rows = audit_samples(samples, list(rejects.values()), num_records, audit_rule)
+    del samples, alike, records
+    if is_refused(audit, audit_rule.max_rejected_fraction):
+        return Built(None, audit, list(rejects.values()), 0, why_anew)
+    check_no_split_is_empty(list(audit.samples_by_split.values()), split_rule)
+    pictures = draw_pictures(example_rows, Source(image_root, facts, labels, splits))
+    pixels = measure_pixels(looks, spool, splits, channels)
+    carried, taken = [], NOTHING_TAKEN
+    if stored is not None:
+        carried, taken = carry_shards(stored, places, made), stored.taken
+        parts = np.where(places == UNKNOWN, parts, NO_SPLIT)
+    plan = plan_shards(parts, looks.contents(), form.samples_per_shard, split_rule.seed, taken)
+    del splits, parts
+    num_new = sum(len(planned.rows) for planned in plan)
+    shard_works = _work(plan, made, image_root, spool, labels, channels, form.destination)
+    with progress("writing", num_new) as advance:
+        shards = [*carried, *workers.map(write_shard, shard_works, advance)]
     of_splits = by_split(shards, split_rule.fold)
     index = make_index(
         labels, of_splits, pixels, metadata_columns, num_records, len(rejects), rules, stored and stored.index
@@ -153,7 +152,7 @@ def _look(
     looks.create()
     facts.create(manifest)
     with progress("decoding", manifest.num_rows) as advance:
-        rejects = inspect_records(_pieces(manifest, image_root, spool, form), workers, advance)
+        rejects = inspect_records(_pieces(manifest, image_root, spool, form), looks, workers, advance)
     return looks, facts, rejects
 
 

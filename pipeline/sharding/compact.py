@@ -26,7 +26,7 @@ from pipeline.sharding.pictures import PICTURES
 from pipeline.sharding.plan import plan_shards
 from pipeline.sharding.split import part_of
 from pipeline.sharding.tar import BLOCK_BYTES, member_end
-from pipeline.sharding.workers import Advance, Workers
+from pipeline.sharding.workers import Advance, LocalWorkers
 
 
 class Savings(NamedTuple):
@@ -88,7 +88,7 @@ def find_savings(index_path: Path) -> Savings:
 def compact_shard_set(index_path: Path, folder: Path, num_workers: int | None, progress: Progress) -> Index:
     """Leaves the compacted set in `folder`, which is empty before. Raises ArtifactError for a damaged set."""
     former = Index.read(index_path, made_by="shard")
-    with Workers(num_workers) as workers:
+    with LocalWorkers(num_workers) as workers:
         try:
             stored = open_shard_set(index_path, former, workers, progress)
         except ArtifactError as exc:

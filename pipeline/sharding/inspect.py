@@ -1,11 +1,12 @@
 """The first pass over the images: each is read, hashed, decoded and, where it is to be shrunk, encoded, once.
 
-What is seen of an image is a row of LOOK_DTYPE in one file; encoded images lie in piece files beside it until the
-second pass copies them into tars. Equal and near images must go to one split, so nothing can be written in its final
-place before all of them were seen.
+Workers, on whatever machine, write piece files: encoded images, which lie there until the second pass copies them into
+tars, and behind them what was seen of each, a row of LOOK_DTYPE, which the caller gathers in one file. Equal and near
+images must go to one split, so nothing can be written in its final place before all of them were seen.
 """
 
 import hashlib
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -59,20 +60,30 @@ class Piece(NamedTuple):
     jpeg_quality: int
 
 
-def inspect_records(pieces: Iterable[Piece], workers: Workers, advance: Advance) -> dict[int, Reject]:
-    """The rejects by row, in the manifest's order. The looks are in the pieces' spool."""
+class Inspected(NamedTuple):
+    """A piece whose file is there."""
+
+    first_row: int
+    num_rows: int
+    rejects: list[tuple[int, Reject]]
+    """With their rows."""
+
+
+def inspect_records(pieces: Iterable[Piece], looks: "Looks", workers: Workers, advance: Advance) -> dict[int, Reject]:
+    """The rejects by row, in the manifest's order. What was seen is gathered in `looks`."""
     rejects = {}
-    for of_piece in workers.map(inspect_piece, pieces, advance):
-        rejects.update(of_piece)
+    for inspected in workers.map(inspect_piece, pieces, advance):
+        looks.gather(inspected)
+        rejects.update(inspected.rejects)
     return rejects
 
 
-def inspect_piece(piece: Piece, advance: Advance) -> list[tuple[int, Reject]]:
-    """The rejects with their rows. What an earlier run finished is not done again."""
+def inspect_piece(piece: Piece, advance: Advance) -> Inspected:
+    """What an earlier run finished is not done again."""
     rejects = _finished(piece)
     if rejects is not None:
         advance(len(piece.paths))
-        return rejects
+        return Inspected(piece.first_row, len(piece.paths), rejects)
     looks, rejects, num_spooled = np.zeros(len(piece.paths), LOOK_DTYPE), [], 0
     path, sha256 = _piece_path(piece.spool, piece.first_row), hashlib.sha256()
     with unfinished(path).open("wb", buffering=2**20) as file:
@@ -88,15 +99,13 @@ def inspect_piece(piece: Piece, advance: Advance) -> list[tuple[int, Reject]]:
             looks[position]["spool_offset"] = num_spooled + len(sums)
             num_spooled += file.write(sums) + file.write(spooled)
             sha256.update(sums + spooled)
-    finish(path)
-    with _looks_path(piece.spool).open("r+b") as file:
-        file.seek(piece.first_row * LOOK_DTYPE.itemsize)
         file.write(looks.tobytes())
-    sha256.update(looks.tobytes())
+        sha256.update(looks.tobytes())
+    finish(path)
     rows_and_rejects = [(row, reject.model_dump()) for row, reject in rejects]
     write_seal(path.with_suffix(".seal"), {"sha256": sha256.hexdigest(), "rejects": rows_and_rejects})
     advance(len(piece.paths) % RECORDS_PER_REPORT)
-    return rejects
+    return Inspected(piece.first_row, len(piece.paths), rejects)
 
 
 def _finished(piece: Piece) -> list[tuple[int, Reject]] | None:
@@ -106,12 +115,8 @@ def _finished(piece: Piece) -> list[tuple[int, Reject]] | None:
     if seal is None or not path.exists():
         return None
     with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256")
-    with _looks_path(piece.spool).open("rb") as file:
-        file.seek(piece.first_row * LOOK_DTYPE.itemsize)
-        sha256.update(file.read(len(piece.paths) * LOOK_DTYPE.itemsize))
-    if sha256.hexdigest() != seal["sha256"]:
-        return None
+        if hashlib.file_digest(file, "sha256").hexdigest() != seal["sha256"]:
+            return None
     return [(row, Reject(**reject)) for row, reject in seal["rejects"]]
 
 
@@ -137,16 +142,27 @@ def _look_at(piece: Piece, path: str, is_measured: bool) -> tuple[np.void, bytes
 
 
 class Looks:
-    """The rows of LOOK_DTYPE that the first pass left in a spool folder. Read from disk on demand: a million are
-    some hundred megabytes."""
+    """The rows of LOOK_DTYPE of the first pass, in one file of the spool folder. Read from disk on demand: a million
+    are some hundred megabytes."""
 
     def __init__(self, spool: Path, num_records: int):
-        self._path, self._num_records = _looks_path(spool), num_records
+        self._spool, self._path, self._num_records = spool, spool / "looks", num_records
 
     def create(self) -> None:
-        """Makes room for the rows: all zero, but for those that an earlier run left."""
-        with self._path.open("ab") as file:
+        """Makes room for the rows: all zero."""
+        with self._path.open("wb") as file:
             file.truncate(self._num_records * LOOK_DTYPE.itemsize)
+
+    def gather(self, inspected: Inspected) -> None:
+        """Takes a piece's rows from its file. One process does so: not every shared folder lets several write into
+        one file."""
+        num_bytes = inspected.num_rows * LOOK_DTYPE.itemsize
+        with _piece_path(self._spool, inspected.first_row).open("rb", buffering=0) as piece:
+            piece.seek(-num_bytes, os.SEEK_END)
+            rows = piece.read(num_bytes)
+        with self._path.open("r+b", buffering=0) as file:
+            file.seek(inspected.first_row * LOOK_DTYPE.itemsize)
+            file.write(rows)
 
     def batches(self, *names: str) -> Iterator[np.ndarray]:
         """[at most ROWS_PER_READ, ...]: one field of some rows after the other, or a field of a field."""
@@ -218,7 +234,3 @@ def read_spooled(spool: Path, row: int, look: np.void) -> bytes:
 
 def _piece_path(spool: Path, first_row: int) -> Path:
     return spool / f"{first_row // RECORDS_PER_PIECE:08d}.piece"
-
-
-def _looks_path(spool: Path) -> Path:
-    return spool / "looks"

@@ -8,9 +8,10 @@ import hashlib
 import json
 import os
 import shutil
+import socket
 from pathlib import Path
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 """Goes up with every change of what the parts hold."""
 
 _UNFINISHED = ".unfinished-"
@@ -30,8 +31,8 @@ def open_work(base: Path, *decides: object) -> Path:
 
 
 def unfinished(path: Path) -> Path:
-    """Where to write what is to become `path`: nobody else's, not even an orphan's of a killed run."""
-    return path.with_name(f"{path.name}{_UNFINISHED}{os.getpid()}")
+    """Where to write what is to become `path`: nobody else's, not even an orphan's of a killed run, on any machine."""
+    return path.with_name(f"{path.name}{_UNFINISHED}{socket.gethostname()}-{os.getpid()}")
 
 
 def finish(path: Path) -> None:

@@ -1,6 +1,7 @@
-"""Tasks over processes: results in the order of the tasks, a bounded number of them in flight, progress as it happens.
+"""Tasks over workers: results in the order of the tasks, a bounded number of them in flight, progress as it happens.
 
-With one worker everything runs in the calling process. A worker ends when its parent does, however that ends.
+Here the workers are processes of this machine; with one worker everything runs in the calling process. A worker ends
+when its parent does, however that ends.
 """
 
 import multiprocessing
@@ -12,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from pipeline.errors import ConvoyError
 
@@ -24,13 +25,25 @@ POLL_SECONDS = 0.2
 PRELOADED = "pipeline.sharding.write"
 
 
-class Workers:
+class Workers(Protocol):
+    """Whoever does tasks: processes here, or tasks on other machines that see the same files."""
+
+    def map(
+        self, function: Callable[[Task, Advance], Result], tasks: Iterable[Task], advance: Advance
+    ) -> Iterator[Result]:
+        """`function(task, advance)` for each task, in order. `advance` is given the work done, in any process.
+
+        Raises what the function raises, and ConvoyError when a worker was lost for good.
+        """
+
+
+class LocalWorkers:
     """`num_workers` processes, alive inside a `with`; null means one per core that this process may use."""
 
     def __init__(self, num_workers: int | None):
         self.num_workers = num_workers or len(os.sched_getaffinity(0))
 
-    def __enter__(self) -> "Workers":
+    def __enter__(self) -> "LocalWorkers":
         if self.num_workers > 1:
             # A fork of this process would copy the locks of its threads (Arrow's) in whatever state they are.
             context = multiprocessing.get_context("forkserver")
@@ -50,10 +63,7 @@ class Workers:
     def map(
         self, function: Callable[[Task, Advance], Result], tasks: Iterable[Task], advance: Advance
     ) -> Iterator[Result]:
-        """`function(task, advance)` for each task, in order. `advance` is given the work done, in any process.
-
-        Raises what the function raises, and ConvoyError when a worker was killed.
-        """
+        """As Workers has it: ConvoyError when a worker was killed."""
         if self.num_workers == 1:
             for task in tasks:
                 yield function(task, advance)

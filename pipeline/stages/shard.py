@@ -1,23 +1,27 @@
 """Stage shard: splits the records, decodes each image once, writes WebDataset tars with their index and audit."""
 
 import shutil
+from typing import TYPE_CHECKING
 
 from pipeline import params
 from pipeline.stages import layout
 
+if TYPE_CHECKING:
+    from pipeline.sharding.build import Built
 
-def shard(data: params.Data, split: params.Split, shards: params.Shards, audit: params.Audit) -> None:
-    from rich.console import Console
-    from rich.markup import escape
 
+def shard(
+    data: params.Data, split: params.Split, shards: params.Shards, audit: params.Audit, cluster: params.Cluster
+) -> None:
     from pipeline.artifacts import file_sha256
-    from pipeline.sharding.audit import AuditRule, refusal, warnings
+    from pipeline.sharding.audit import AuditRule, refusal
     from pipeline.sharding.build import ShardForm, SplitRule, build_shard_set
     from pipeline.sharding.manifest import Manifest
     from pipeline.sharding.resume import open_work
     from pipeline.sharding.scan import image_root
     from pipeline.stages.progress import progress
     from pipeline.stages.publish import publishing
+    from pipeline.stages.workers import open_workers
 
     audit_rule = AuditRule(
         audit.max_rejected_fraction,
@@ -27,31 +31,34 @@ def shard(data: params.Data, split: params.Split, shards: params.Shards, audit: 
         audit.min_training_samples,
         audit.policies,
     )
+    split_rule = SplitRule(
+        split.validation_fraction,
+        split.test_fraction,
+        split.seed,
+        split.near_duplicates_together,
+        split.folds,
+        split.fold,
+    )
+    form = ShardForm(shards.short_side_px, shards.jpeg_quality, shards.samples_per_shard, shards.destination)
     root = layout.DEMO if data.source == "demo" else image_root(data.source)
     manifest = Manifest(layout.MANIFEST)
     with publishing(layout.SHARDS, layout.AUDIT, layout.REJECTS) as (folder, audit_path, rejects_path):
         folder.mkdir()
-        built = build_shard_set(
-            folder,
-            open_work(
-                layout.SHARDS_WORK, file_sha256(layout.MANIFEST), root, shards.short_side_px, shards.jpeg_quality
-            ),
-            manifest,
-            root,
-            SplitRule(
-                split.validation_fraction,
-                split.test_fraction,
-                split.seed,
-                split.near_duplicates_together,
-                split.folds,
-                split.fold,
-            ),
-            ShardForm(shards.short_side_px, shards.jpeg_quality, shards.samples_per_shard, shards.destination),
-            audit_rule,
-            shards.num_workers,
-            progress,
-            former=layout.INDEX,
-        )
+        decides = (file_sha256(layout.MANIFEST), root, shards.short_side_px, shards.jpeg_quality)
+        work = open_work(layout.SHARDS_WORK, *decides)
+        with open_workers(shards, cluster, work, manifest, root) as workers:
+            built = build_shard_set(
+                folder,
+                work,
+                manifest,
+                root,
+                split_rule,
+                form,
+                audit_rule,
+                workers,
+                progress,
+                former=layout.INDEX.absolute(),
+            )
         built.audit.write(audit_path)
         lines = "".join(reject.model_dump_json() + "\n" for reject in built.rejects)
         rejects_path.write_text(lines, encoding="utf-8")
@@ -61,6 +68,15 @@ def shard(data: params.Data, split: params.Split, shards: params.Shards, audit: 
     if built.index is None:
         raise refusal(built.audit, built.rejects, audit.max_rejected_fraction, str(layout.AUDIT), str(layout.REJECTS))
     shutil.rmtree(layout.SHARDS_WORK)
+    _tell(built)
+
+
+def _tell(built: "Built") -> None:
+    from rich.console import Console
+    from rich.markup import escape
+
+    from pipeline.sharding.audit import warnings
+
     by_split = ", ".join(f"{count:,} {name}" for name, count in built.audit.samples_by_split.items())
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"[bold]{built.audit.num_samples:,} samples[/] ({by_split}), {len(built.rejects):,} rejects")

@@ -3,6 +3,7 @@
 import ast
 import importlib
 import inspect
+import re
 from pathlib import Path
 
 import pytest
@@ -70,14 +71,41 @@ def test_a_stage_runs_its_command(dvc_file, name):
 @pytest.mark.parametrize("name", STAGES)
 def test_a_stages_arguments_are_its_params(dvc_file, name):
     function = getattr(importlib.import_module(f"pipeline.stages.{name}"), name)
-    signature = inspect.signature(function, eval_str=True)
-    assert list(signature.parameters) == dvc_file["stages"][name]["params"]
-    for section, argument in signature.parameters.items():
-        assert argument.annotation is params.Params.model_fields[section].annotation, section
+    arguments = {key: each.annotation for key, each in inspect.signature(function, eval_str=True).parameters.items()}
+    named = list(dict.fromkeys(entry.partition(".")[0] for entry in dvc_file["stages"][name]["params"]))
+    assert [section for section in arguments if section in named] == named
+    for section, annotation in arguments.items():
+        assert annotation is params.Params.model_fields[section].annotation, section
+    assert untold(arguments, sources_of(name), dvc_file["stages"][name]["params"]) == set()
+
+
+def sources_of(stage: str) -> list[str]:
+    """The stage's own module and those of `stages` that it hands its sections to."""
+    found, waiting = {}, [stage]
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found[name] = (Path(layout.__file__).parent / f"{name}.py").read_text(encoding="utf-8")
+            waiting += re.findall(r"^ *from pipeline\.stages\.(\w+) import", found[name], re.MULTILINE)
+    return list(found.values())
+
+
+def untold(arguments: dict, sources: list[str], entries: list[str]) -> set[str]:
+    """Keys that a stage reads, that decide what it makes, and that its `params` in dvc.yaml do not name."""
+    trees = [ast.parse(source) for source in sources]
+    read = set()
+    for section, annotation in arguments.items():
+        if section not in entries:
+            nodes = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
+            keys = {node.attr for node in nodes if isinstance(node.value, ast.Name) and node.value.id == section}
+            # What is no key (`model_dump`) may read any of them.
+            keys = keys if keys <= annotation.model_fields.keys() else {*keys, *annotation.model_fields}
+            read |= {f"{section}.{key}" for key in keys - annotation.not_in_fingerprint}
+    return read - set(entries)
 
 
 def test_every_section_decides_something(dvc_file):
-    read = {section for stage in dvc_file["stages"].values() for section in stage["params"]}
+    read = {entry.partition(".")[0] for stage in dvc_file["stages"].values() for entry in stage["params"]}
     assert read == params.Params.model_fields.keys()
 
 
@@ -127,3 +155,13 @@ def test_an_undeclared_path_and_an_unused_one_are_found():
     imported = "from pipeline.stages.layout import MODEL, REPORT, RUN"
     assert undeclared(imported, stage) == {layout.RUN}
     assert unused(imported, stage) == set()
+
+
+def test_a_key_that_dvc_is_not_told_of_is_found():
+    arguments = {"data": params.Data, "shards": params.Shards, "cluster": params.Cluster}
+    told = ["data", "shards.jpeg_quality"]
+    speed = "write(data.source, shards.jpeg_quality, shards.num_workers, cluster.address)"
+    assert untold(arguments, [speed], told) == set()
+    assert untold(arguments, [speed, "root(cluster.storage)"], told) == {"cluster.storage"}
+    assert untold(arguments, ["shards.short_side_px"], told) == {"shards.short_side_px"}
+    assert "shards.destination" in untold(arguments, ["shards.model_dump()"], told)

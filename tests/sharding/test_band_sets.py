@@ -20,6 +20,7 @@ from pipeline.sharding import inspect, write
 from pipeline.sharding.build import build_shard_set
 from pipeline.sharding.compact import compact_shard_set
 from pipeline.sharding.verify import verify_shard_set
+from pipeline.sharding.workers import LocalWorkers
 
 KINDS = [(5, "uint8"), (13, "uint16"), (1, "uint16"), (3, "uint16"), (2, "uint8")]
 
@@ -115,7 +116,9 @@ def test_a_killed_run_is_taken_up_with_the_same_result(tmp_path, monkeypatch):
         (tmp_path / "work").mkdir(exist_ok=True)
         folder.mkdir(exist_ok=True)
         manifest = scanned(source, tmp_path / "manifest")
-        build_shard_set(folder, tmp_path / "work", manifest, source, SPLIT_RULE, FORM, AUDIT_RULE, 1, silent)
+        build_shard_set(
+            folder, tmp_path / "work", manifest, source, SPLIT_RULE, FORM, AUDIT_RULE, LocalWorkers(1), silent
+        )
 
     write_shard = write._write
     with monkeypatch.context() as patch:

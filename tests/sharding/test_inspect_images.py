@@ -28,12 +28,13 @@ def test_a_piece_leaves_a_look_of_each_image_and_its_encoded_bytes(spool):
     done = []
     is_measured = [True, True, True, False]
     piece = Piece(spool, RECORDS_PER_PIECE, spool.parent / "images", list(NAMES), is_measured, 32, 90)
-    rejects = inspect_piece(piece, done.append)
-    assert [(row, reject.path, reject.reason) for row, reject in rejects] == [
+    inspected = inspect_piece(piece, done.append)
+    assert [(row, reject.path, reject.reason) for row, reject in inspected.rejects] == [
         (RECORDS_PER_PIECE + 2, "text.jpg", "not_an_image")
     ]
     assert sum(done) == len(NAMES)
     all_looks = Looks(spool, RECORDS_PER_PIECE + len(NAMES))
+    all_looks.gather(inspected)
     rows = np.array([RECORDS_PER_PIECE + position for position in (3, 1, 0)])
     for row, look in zip(rows.tolist(), all_looks.rows(rows), strict=True):
         data = list(NAMES.values())[row - RECORDS_PER_PIECE]
@@ -54,7 +55,7 @@ def test_a_piece_leaves_a_look_of_each_image_and_its_encoded_bytes(spool):
 
 def test_an_image_that_keeps_its_bytes_is_not_copied_into_the_spool(spool):
     inspect_piece(Piece(spool, 0, spool.parent / "images", ["small.jpg"], [True], 32, 90), lambda count: None)
-    assert [path.stat().st_size for path in spool.glob("*.piece")] == [0]
+    assert [path.stat().st_size for path in spool.glob("*.piece")] == [LOOK_DTYPE.itemsize]
 
 
 @pytest.mark.parametrize("short_side_px", [None, 8])

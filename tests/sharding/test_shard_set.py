@@ -22,6 +22,7 @@ from pipeline.sample_table import read_sample_table
 from pipeline.sharding import build as build_module
 from pipeline.sharding.build import ShardForm, SplitRule, build_shard_set
 from pipeline.sharding.tables import TableColumns
+from pipeline.sharding.workers import LocalWorkers
 
 
 @pytest.fixture(scope="module")
@@ -190,7 +191,7 @@ def test_a_file_that_vanished_after_the_scan_is_a_reject(tmp_path):
     (tmp_path / "target.jpg").unlink()
     (tmp_path / "shards").mkdir()
     built = build_shard_set(
-        tmp_path / "shards", tmp_path, manifest, source, SplitRule(0, 0, 0), FORM, AUDIT_RULE, 1, silent
+        tmp_path / "shards", tmp_path, manifest, source, SplitRule(0, 0, 0), FORM, AUDIT_RULE, LocalWorkers(1), silent
     )
     assert [(reject.path, reject.reason) for reject in built.rejects] == [("dog/gone.jpg", "unreadable_file")]
     assert built.audit.num_samples == 10

@@ -31,7 +31,7 @@ def run(tmp_path, monkeypatch, repository):
         if "scan" in stages:
             scan(section("data"), section("demo"))
         if "shard" in stages:
-            shard(section("data"), section("split"), section("shards"), section("audit"))
+            shard(*map(section, ("data", "split", "shards", "audit", "cluster")))
 
     return run
 
