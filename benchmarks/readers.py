@@ -1,9 +1,10 @@
 """Whether other readers find in our tars what the index says, unmodified: the same samples with the same labels.
 
-Each reader runs in a process of its own, in the first Python that has it. Prints one JSON line: of each reader how many
-samples of how many splits it read with the right labels, or why it did not.
+Each reader runs in a process of its own, in the first Python that has it. Prints one JSON line: of each reader whether
+it read the samples of each split with the right labels and with images of the right shapes, or why it did not.
 
     python benchmarks/readers.py --shards data/shards --python /path/to/python [/path/to/another]
+    python benchmarks/readers.py --channels 5 --python ...
 """
 
 import argparse
@@ -24,62 +25,82 @@ def main() -> None:
     arguments = _arguments()
     pythons = [sys.executable, *map(str, arguments.python)]
     with tempfile.TemporaryDirectory() as work:
-        shards = (arguments.shards or _draw(Path(work))).absolute()
-        expected = {split: labels for split, labels in _labels(shards).items() if labels}
-        results = {reader: _check(reader, shards, expected, pythons) for reader in arguments.readers}
+        shards = (arguments.shards or _draw(Path(work), arguments.channels)).absolute()
+        extension, found = _samples(shards)
+        expected = {split: samples for split, samples in found.items() if samples}
+        results = {reader: _check(reader, shards, extension, expected, pythons) for reader in arguments.readers}
     print(json.dumps({"benchmark": "readers", "samples": sum(map(len, expected.values())), "results": results}))
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--shards", type=Path, help="a shard set of JPEGs; without one the demo set is drawn and sharded"
+        "--shards", type=Path, help="a shard set; without one images are drawn and sharded, pictures or --channels"
     )
+    parser.add_argument("--channels", type=int, help="draw arrays of so many channels instead of pictures")
     parser.add_argument("--python", type=Path, nargs="*", default=[], help="Pythons that have the readers")
     parser.add_argument("--readers", nargs="*", default=READERS, choices=READERS)
     return parser.parse_args()
 
 
-def _draw(work: Path) -> Path:
+def _draw(work: Path, num_channels: int | None) -> Path:
     from sharding_run import shard_images
 
-    from pipeline.sharding.demo import CLASSES, write_demo_set
+    if num_channels is None:
+        from pipeline.sharding.demo import CLASSES, write_demo_set
 
-    write_demo_set(work / "images", NUM_DRAWN // len(CLASSES), seed=0)
+        write_demo_set(work / "images", NUM_DRAWN // len(CLASSES), seed=0)
+    else:
+        _draw_arrays(work / "images", num_channels)
     shard_images(work / "images", work, None, 1)
     return work / "shards"
 
 
-def _labels(shards: Path) -> dict[str, list[int]]:
-    """Of each split, in the order of the keys; written by us, so that nothing of the readers is in it."""
+def _draw_arrays(folder: Path, num_channels: int) -> None:
+    import numpy as np
+
+    random = np.random.default_rng(0)
+    for number in range(NUM_DRAWN):
+        path = folder / f"{number % 2}" / f"{number}.npy"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, random.integers(0, 65_536, (24, 32, num_channels), np.uint16))
+
+
+def _samples(shards: Path) -> tuple[str, dict[str, list]]:
+    """The extension of the images; of each split labels and shapes, in the order of the keys. Nothing of the readers is
+    in it."""
     from pipeline.artifacts import Index
+    from pipeline.imaging.decode import decode
     from pipeline.sample_table import read_sample_table
 
-    index = Index.read(shards / "index.json", made_by="shard")
-    return {
-        split: [
-            label for shard in of_split for label in read_sample_table(shards / "index.json", shard)["label"].tolist()
-        ]
-        for split, of_split in index.splits.items()
-    }
+    index, found = Index.read(shards / "index.json", made_by="shard"), {}
+    for split, of_split in index.splits.items():
+        found[split] = []
+        for shard in of_split:
+            with (shards / f"{shard.name}.tar").open("rb") as tar:
+                for row in read_sample_table(shards / "index.json", shard):
+                    tar.seek(row["image_offset"])
+                    shape = decode(tar.read(row["image_bytes"])).shape
+                    found[split].append([int(row["label"]), list(shape)])
+    return index.image_extension, found
 
 
-def _check(reader: str, shards: Path, expected: dict[str, list[int]], pythons: list[str]) -> dict:
+def _check(reader: str, shards: Path, extension: str, expected: dict[str, list], pythons: list[str]) -> dict:
     outcome = {}
-    for split, labels in expected.items():
-        found = _read(reader, shards / split, pythons)
+    for split, samples in expected.items():
+        found = _read(reader, shards / split, extension, pythons)
         if isinstance(found, str):
             return {"failed": found}
         outcome[split] = (
-            "equal" if found == labels else f"{len(found)} samples, {sum(map(_differ, found, labels))} differ"
+            "equal" if found == samples else f"{len(found)} samples, {sum(map(_differ, found, samples))} differ"
         )
     return outcome
 
 
-def _read(reader: str, folder: Path, pythons: list[str]) -> list[int] | str:
-    """The labels, or the last line of what went wrong."""
+def _read(reader: str, folder: Path, extension: str, pythons: list[str]) -> list | str:
+    """Labels and shapes, or the last line of what went wrong."""
     for python in pythons:
-        command = [python, str(PEER_SCRIPT), reader, str(folder)]
+        command = [python, str(PEER_SCRIPT), reader, str(folder), extension]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode == 0:
             return json.loads(done.stdout.splitlines()[-1])
@@ -89,8 +110,8 @@ def _read(reader: str, folder: Path, pythons: list[str]) -> list[int] | str:
     return problem
 
 
-def _differ(label: int, other: int) -> bool:
-    return label != other
+def _differ(sample: list, other: list) -> bool:
+    return sample != other
 
 
 if __name__ == "__main__":

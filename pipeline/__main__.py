@@ -188,9 +188,13 @@ def browse(
     split: Annotated[Split, typer.Option(help="train, validation or test.")] = Split.train,
     per_class: Annotated[int, typer.Option(min=1, help="Samples of each class.")] = 8,
     epochs: Annotated[int, typer.Option(min=0, help="Show each as augmented in this many epochs.")] = 4,
+    output: Annotated[
+        Path | None, typer.Option(help="A .html or .png file, instead of data/contact_sheet.html.")
+    ] = None,
 ) -> None:
     """Make a contact sheet of the shards and of what augmentation does to them."""
-    _call("browse", split=split.value, num_per_class=per_class, num_epochs=epochs)
+    where = {} if output is None else {"output": output}
+    _call("browse", split=split.value, num_per_class=per_class, num_epochs=epochs, **where)
 
 
 @app.command()

@@ -1,8 +1,9 @@
 """One foreign reader over the tars of one split, for `benchmarks/readers.py`; runs in any Python that has the reader.
 
-Prints the labels in the order of the keys, or of the tars where the reader tells no keys, as a JSON line.
+Prints the labels in the order of the keys, or of the tars where the reader tells no keys, and the shapes of the images,
+as a JSON line. EXTENSION is that of the images' members, jpg or npy.
 
-python reading.py READER SPLIT_FOLDER
+python reading.py READER SPLIT_FOLDER EXTENSION
 """
 
 import json
@@ -12,30 +13,34 @@ import tempfile
 from pathlib import Path
 
 
-def webdataset(tars: list[str]) -> list[int]:
+def webdataset(tars: list[str], extension: str) -> list[tuple]:
     import webdataset as wds
 
-    return [sample["cls"] for sample in wds.WebDataset(tars, shardshuffle=False).decode("rgb8")]
+    samples = wds.WebDataset(tars, shardshuffle=False).decode("rgb8")
+    return [(sample["cls"], sample[extension].shape) for sample in samples]
 
 
-def huggingface(tars: list[str]) -> list[int]:
+def huggingface(tars: list[str], extension: str) -> list[tuple]:
     os.environ["HF_HUB_OFFLINE"] = "1"
+    import numpy as np
     from datasets import load_dataset
 
     with tempfile.TemporaryDirectory() as cache:
         rows = load_dataset("webdataset", data_files={"train": tars}, split="train", cache_dir=cache)
-        samples = [(row["__key__"], row["cls"], row["jpg"].size) for row in rows]
-    return [label for _, label, _ in sorted(samples)]
+        samples = [(row["__key__"], row["cls"], np.asarray(row[extension]).shape) for row in rows]
+    return [(label, shape) for _, label, shape in sorted(samples)]
 
 
-def timm(tars: list[str]) -> list[int]:
+def timm(tars: list[str], extension: str) -> list[tuple]:
+    import numpy as np
     from timm.data.readers.reader_wds import ReaderWds
 
     folder = Path(tars[0]).parent
-    return [label for _, label in ReaderWds(str(folder.parent), split=folder.name)]
+    reader = ReaderWds(str(folder.parent), split=folder.name, input_key=extension)
+    return [(label, np.asarray(image).shape) for image, label in reader]
 
 
-def ray_data(tars: list[str]) -> list[int]:
+def ray_data(tars: list[str], extension: str) -> list[tuple]:
     import ray
 
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
@@ -43,32 +48,32 @@ def ray_data(tars: list[str]) -> list[int]:
         rows = ray.data.read_webdataset(tars).take_all()
     finally:
         ray.shutdown()
-    assert all(row["jpg"].ndim == 3 for row in rows)
-    return [int(row["cls"]) for row in sorted(rows, key=lambda row: row["__key__"])]
+    return [(int(row["cls"]), row[extension].shape) for row in sorted(rows, key=lambda row: row["__key__"])]
 
 
-def dali(tars: list[str]) -> list[int]:
+def dali(tars: list[str], extension: str) -> list[tuple]:
     import numpy as np
     from nvidia.dali import fn, pipeline_def
 
     num_samples = sum(int(Path(tar).with_suffix(".idx").read_text().split()[1]) for tar in tars)
+    decode = fn.decoders.numpy if extension == "npy" else fn.decoders.image
 
     @pipeline_def(batch_size=1, num_threads=1, device_id=None)
     def read():
         data, label = fn.readers.webdataset(
             paths=tars,
             index_paths=[str(Path(tar).with_suffix(".idx")) for tar in tars],
-            ext=["jpg", "cls"],
+            ext=[extension, "cls"],
             missing_component_behavior="error",
         )
-        return fn.decoders.image(data), label
+        return decode(data), label
 
     pipeline = read()
     pipeline.build()
-    labels = (pipeline.run()[1].as_array() for _ in range(num_samples))
-    return [int(bytes(np.asarray(label).ravel())) for label in labels]
+    samples = ([np.asarray(each.as_array())[0] for each in pipeline.run()] for _ in range(num_samples))
+    return [(int(bytes(label.ravel())), image.shape) for image, label in samples]
 
 
 if __name__ == "__main__":
-    reader, folder = sys.argv[1:]
-    print(json.dumps(globals()[reader](sorted(map(str, Path(folder).glob("*.tar"))))))
+    reader, folder, extension = sys.argv[1:]
+    print(json.dumps(globals()[reader](sorted(map(str, Path(folder).glob("*.tar"))), extension)))

@@ -1,4 +1,4 @@
-"""`convoy browse`: a contact sheet, one HTML file: some samples of each class, and what augmentation makes of them.
+"""`convoy browse`: a contact sheet, HTML or PNG: some samples of each class, and what augmentation makes of them.
 
 The pictures come out of the loader itself: these are the pixels that training sees in its first epochs.
 """
@@ -6,10 +6,11 @@ The pictures come out of the loader itself: these are the pixels that training s
 import base64
 import json
 from dataclasses import dataclass
+from pathlib import Path
 
 from pipeline import params
 from pipeline.artifacts import Index
-from pipeline.errors import ArtifactError
+from pipeline.errors import ArtifactError, ParamsError
 from pipeline.stages import layout
 
 MAX_CLASSES = 100
@@ -20,7 +21,8 @@ NO_CLASS = "(no class)"
 @dataclass
 class Sample:
     path: str
-    data_uris: list[str]
+    views: list
+    """Data URIs, or pixels."""
 
 
 @dataclass
@@ -30,39 +32,73 @@ class ClassOnSheet:
     samples: list[Sample]
 
 
-def browse(split: str, num_per_class: int, num_epochs: int) -> None:
+def browse(split: str, num_per_class: int, num_epochs: int, output: Path = layout.CONTACT_SHEET) -> None:
     import contextlib
 
-    import jinja2
     from rich.console import Console
 
     from pipeline.loading.read import SplitReader
     from pipeline.stages.publish import publishing
 
+    if output.suffix.lower() not in (".html", ".png"):
+        raise ParamsError(
+            f"--output={output} ends in neither .html nor .png, which say what a contact sheet is made as."
+        )
     sections = params.read(layout.PARAMS, ["loading", "augment", "model", "training"])
     index = Index.read(layout.INDEX, made_by="shard")
     if not index.num_samples(split):
         raise ArtifactError(f"{layout.INDEX} has no {split} samples; name another split with --split.")
+    is_png = output.suffix.lower() == ".png"
     with contextlib.closing(SplitReader(layout.INDEX, split, sections["loading"].cache_bytes)) as reader:
-        classes = _classes(reader, num_per_class, num_epochs, **sections)
+        classes = _classes(reader, num_per_class, num_epochs, _pixels if is_png else _uri, **sections)
+    with publishing(output) as [path]:
+        write = _write_png if is_png else _write_html
+        classes = write(path, classes, split, index, num_epochs, sections["model"].input_px)
+    num_shown, num_classes = sum(len(each.samples) for each in classes), min(len(classes), len(index.classes))
+    Console(highlight=False, soft_wrap=True).print(
+        f"[bold]{output}[/]: {num_shown} samples of {num_classes} of {len(index.classes)} classes"
+    )
+
+
+def _write_html(
+    path: Path, classes: list[ClassOnSheet], split: str, index: Index, num_epochs: int, input_px: int
+) -> list[ClassOnSheet]:
+    """The classes that are on it."""
+    import jinja2
+
     environment = jinja2.Environment(loader=jinja2.PackageLoader("pipeline", "stages"), autoescape=True)
     page = environment.get_template("browse.html.j2").render(
         split=split,
         num_samples=index.num_samples(split),
         num_classes=len(index.classes),
         views=num_epochs,
-        input_px=sections["model"].input_px,
+        input_px=input_px,
         classes=classes,
     )
-    with publishing(layout.CONTACT_SHEET) as [path]:
-        path.write_text(page, encoding="utf-8")
-    num_shown, num_classes = sum(len(each.samples) for each in classes), min(MAX_CLASSES, len(index.classes))
-    Console(highlight=False, soft_wrap=True).print(
-        f"[bold]{layout.CONTACT_SHEET}[/]: {num_shown} samples of {num_classes} of {len(index.classes)} classes"
-    )
+    path.write_text(page, encoding="utf-8")
+    return classes
 
 
-def _classes(reader, num_per_class: int, num_epochs: int, *, loading, augment, model, training) -> list[ClassOnSheet]:
+def _write_png(
+    path: Path, classes: list[ClassOnSheet], split: str, index: Index, num_epochs: int, input_px: int
+) -> list[ClassOnSheet]:
+    """The classes that there is room for."""
+    from pipeline.stages.contact_sheet import DrawnClass, DrawnSample, draw_sheet
+
+    heading = f"{split}: {index.num_samples(split):,} samples of {len(index.classes):,} classes"
+    legend = "framed what evaluation sees" + (f", then training's epochs 0 to {num_epochs - 1}" if num_epochs else "")
+    drawn = [
+        DrawnClass(f"{each.name} ({each.num_samples:,})", [DrawnSample(*vars(one).values()) for one in each.samples])
+        for each in classes
+    ]
+    sheet, num_classes = draw_sheet(heading, f"{legend}, at {input_px} x {input_px} pixels", drawn)
+    sheet.save(path, "PNG")
+    return classes[:num_classes]
+
+
+def _classes(
+    reader, num_per_class: int, num_epochs: int, view, *, loading, augment, model, training
+) -> list[ClassOnSheet]:
     import numpy as np
 
     from pipeline.loading.augment import Augmentation
@@ -73,7 +109,7 @@ def _classes(reader, num_per_class: int, num_epochs: int, *, loading, augment, m
     chosen = [_spread(numbers, num_per_class) for numbers in members.values()]
     numbers = np.concatenate(chosen)
     paths = [_path(reader, number) for number in numbers.tolist()]
-    uris = [[_uri(image_HWC)] for image_HWC in _as_evaluated(reader, numbers, model.input_px)]
+    views = [[view(image_HWC)] for image_HWC in _as_evaluated(reader, numbers, model.input_px)]
     for epoch in range(num_epochs):
         made = training_batches(
             reader,
@@ -85,9 +121,9 @@ def _classes(reader, num_per_class: int, num_epochs: int, *, loading, augment, m
             first_step=0,
             num_workers=0,
         )
-        for of_sample, image_HWC in zip(uris, next(made).pictures(), strict=True):
-            of_sample.append(_uri(image_HWC))
-    samples = iter([Sample(path, of_sample) for path, of_sample in zip(paths, uris, strict=True)])
+        for of_sample, image_HWC in zip(views, next(made).pictures(), strict=True):
+            of_sample.append(view(image_HWC))
+    samples = iter([Sample(path, of_sample) for path, of_sample in zip(paths, views, strict=True)])
     return [
         ClassOnSheet(name, len(of_class), [next(samples) for _ in shown])
         for (name, of_class), shown in zip(members.items(), chosen, strict=True)
@@ -162,6 +198,14 @@ def _path(reader, number: int) -> str:
     with reader.opened(reader.shards[int(shards[0])]) as (_, tar_path), tar_path.open("rb") as tar:
         tar.seek(int(rows[0]["json_offset"]))
         return json.loads(tar.read(int(rows[0]["json_bytes"])))["path"]
+
+
+def _pixels(image_HWC):
+    import numpy as np
+
+    from pipeline.imaging.channels import as_rgb
+
+    return as_rgb(np.ascontiguousarray(image_HWC)).copy()
 
 
 def _uri(image_HWC) -> str:

@@ -19,6 +19,7 @@ RUN_HERE = {
     "convoy verify": "120 samples in 3 shards",
     "convoy order --split train --epoch 3 --world-size 4 --rank 1 --from-step 1 --steps 2": '"epoch": 3, "step": 1, ',
     "convoy browse": "data/contact_sheet.html: 16 samples of 2 of 2 classes",
+    "convoy browse --output data/contact_sheet.png": "data/contact_sheet.png: 16 samples of 2 of 2 classes",
     "convoy train": "validation top-1",
     "convoy find-lr --steps 10": "learning rate",
     "convoy tune-batch --largest 32": "Try loading.global_batch_size: ",

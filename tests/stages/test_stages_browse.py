@@ -3,20 +3,22 @@
 import contextlib
 import re
 import shutil
+from pathlib import Path
 
 import data_project
 import numpy as np
 import pytest
 from image_folders import fill, jpeg
+from PIL import Image
 from projects import REPOSITORY
 
 from pipeline import params
-from pipeline.errors import ArtifactError
+from pipeline.errors import ArtifactError, ParamsError
 from pipeline.loading.augment import Augmentation
 from pipeline.loading.batches import training_batches
 from pipeline.loading.order import order
 from pipeline.loading.read import SplitReader
-from pipeline.stages import browse, layout
+from pipeline.stages import browse, contact_sheet, layout
 
 HOSTILE = "<script>alert(1)<b>"
 
@@ -43,11 +45,10 @@ def test_every_class_is_shown_and_nothing_in_the_page_runs(project, capsys):
     assert "c/only.jpg" in page
 
 
-def test_the_pictures_are_those_of_training(project, monkeypatch):
-    monkeypatch.setattr(browse, "_uri", np.copy)
+def test_the_pictures_are_those_of_training(project):
     sections = params.read(layout.PARAMS, ["loading", "augment", "model", "training"])
     with contextlib.closing(SplitReader(layout.INDEX, "train")) as reader:
-        shown = [sample for each in browse._classes(reader, 1000, 2, **sections) for sample in each.samples]
+        shown = [sample for each in browse._classes(reader, 1000, 2, np.copy, **sections) for sample in each.samples]
         paths = {sample.path: sample for sample in shown}
         assert len(paths) == reader.num_samples
         found = 0
@@ -65,7 +66,7 @@ def test_the_pictures_are_those_of_training(project, monkeypatch):
             )
             for step, batch in enumerate(made):
                 for number, image_CHW in zip(steps.step(step).tolist(), batch.images_BCHW.numpy(), strict=True):
-                    picture_HWC = paths[browse._path(reader, number)].data_uris[1 + epoch]
+                    picture_HWC = paths[browse._path(reader, number)].views[1 + epoch]
                     np.testing.assert_array_equal(picture_HWC, image_CHW.transpose(1, 2, 0))
                     found += 1
     assert found >= 2 * sections["loading"].global_batch_size
@@ -81,3 +82,32 @@ def test_before_shard(tmp_path, monkeypatch):
     shutil.copyfile(REPOSITORY / "params.yaml", tmp_path / "params.yaml")
     with pytest.raises(ArtifactError, match=r"data/shards/index.json does not exist; run `convoy shard` first"):
         browse.browse("train", 1, 1)
+
+
+def test_a_png_holds_the_same_views_framed_and_in_rows(project, capsys):
+    browse.browse("train", 3, 2, project / "sheet.png")
+    assert "sheet.png: 7 samples of 3 of 3 classes" in capsys.readouterr().out
+    sheet = np.asarray(Image.open(project / "sheet.png").convert("RGB"))
+    sections = params.read(layout.PARAMS, ["loading", "augment", "model", "training"])
+    with contextlib.closing(SplitReader(layout.INDEX, "train")) as reader:
+        first = browse._classes(reader, 3, 2, browse._pixels, **sections)[0].samples[0]
+    left, top = contact_sheet.MARGIN_PX, contact_sheet.TOP_PX + 48
+    for number, view in enumerate(first.views):
+        tile = np.asarray(Image.fromarray(view).resize((104, 104), Image.Resampling.LANCZOS))
+        start = left + number * 108
+        np.testing.assert_array_equal(sheet[top : top + 104, start : start + 104], tile)
+    assert (sheet[top - 2 : top, left : left + 104] == 0).all(), "a frame around the first view"
+
+
+def test_classes_that_have_no_room_on_a_png_are_left_out(monkeypatch):
+    monkeypatch.setattr(contact_sheet, "MAX_HEIGHT_PX", 600)
+    sample = contact_sheet.DrawnSample("a" * 500, [np.zeros((8, 8, 3), np.uint8)] * 3)
+    sheet, num_classes = contact_sheet.draw_sheet("x", "y", [contact_sheet.DrawnClass("猫\n", [sample] * 7)] * 9)
+    assert sheet.height <= 600
+    assert num_classes == 1
+    assert contact_sheet.draw_sheet("x", "y", [contact_sheet.DrawnClass("cat", [sample])] * 3)[1] == 2
+
+
+def test_another_ending_is_refused(project):
+    with pytest.raises(ParamsError, match=r"--output=sheet.pdf ends in neither .html nor .png"):
+        browse.browse("train", 1, 1, Path("sheet.pdf"))
