@@ -20,9 +20,10 @@ def shard_images(images: Path, out: Path, short_side_px: int | None, num_workers
     from pipeline.sharding.resume import open_work
     from pipeline.sharding.scan import scan_source
     from pipeline.sharding.tables import TableColumns
-    from pipeline.sharding.workers import LocalWorkers
+    from pipeline.sharding.workers import LocalWorkers, start_server
     from pipeline.stages.publish import publishing
 
+    start_server()
     by_folders = TableColumns("image", "label", None, None, ())
     scan_source(str(images), by_folders, out / "manifest.parquet", lambda count: None)
     manifest = Manifest(out / "manifest.parquet")

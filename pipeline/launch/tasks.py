@@ -178,6 +178,8 @@ class ClusterWorkers:
         for node, reference in zip(nodes, asked, strict=True):
             try:
                 problem = ray.get(reference, timeout=max(0.0, deadline - time.monotonic()))
+            except (ray.exceptions.TaskUnschedulableError, ray.exceptions.NodeDiedError):
+                continue  # it went meanwhile, and no task will go there
             except ray.exceptions.GetTimeoutError:
                 problem = f"it did not answer within {_ANSWER_SECONDS:.0f} s"
             except ray.exceptions.RayError as exc:

@@ -84,7 +84,8 @@ def encode(data: bytes, short_side_px: int | None, jpeg_quality: int, with_sums:
         if short_side_px is None or size_at_short_side(*size, short_side_px) == size:
             return _keep(data, header, with_sums)
     image_HWC = decode(data, min_short_side_px=short_side_px or 0)
-    height, width = read_size(data)
+    height, width = read_size(data) if header is None else header.upright_size
+    kind = read_kind(data) if header is None else header.kind
     # From the source's size: a decoder that scales rounds, and its rounding would be scaled too.
     size = size_at_short_side(height, width, short_side_px) if short_side_px else (height, width)
     found = channels_of(image_HWC)
@@ -93,7 +94,7 @@ def encode(data: bytes, short_side_px: int | None, jpeg_quality: int, with_sums:
         encoded = encode_array(image_HWC)
         encoded = data if encoded == data else encoded
         sums = _sums_of_any(image_HWC) if with_sums else no_pixels(found.number)
-        return Encoded(encoded, height, width, read_kind(data), found, sums, likeness(image_HWC))
+        return Encoded(encoded, height, width, kind, found, sums, likeness(image_HWC))
     if max(size) > MAX_JPEG_SIDE_PX:
         raise ImageError(
             "too_long", f"The image has {width} x {height} pixels; a JPEG has at most {MAX_JPEG_SIDE_PX} a side."
@@ -102,7 +103,7 @@ def encode(data: bytes, short_side_px: int | None, jpeg_quality: int, with_sums:
     sampling = "444" if min(size) < FULL_COLOR_BELOW_PX else "420"
     encoded = simplejpeg.encode_jpeg(image_HWC, quality=jpeg_quality, colorspace="RGB", colorsubsampling=sampling)
     sums = _sums(image_HWC) if with_sums else no_pixels(NUM_CHANNELS)
-    return Encoded(encoded, height, width, read_kind(data), RGB, sums, likeness(image_HWC))
+    return Encoded(encoded, height, width, kind, RGB, sums, likeness(image_HWC))
 
 
 def _keep(data: bytes, header: JpegHeader, with_sums: bool) -> Encoded:

@@ -4,6 +4,7 @@ The hash finds candidates quickly, the thumbnail says whether they are alike. Sc
 a few hundredths change both only a little. Whole numbers only: every machine comes to the same bits.
 """
 
+import math
 from functools import lru_cache
 
 import cv2
@@ -28,7 +29,8 @@ LIKENESS_DTYPE = np.dtype(
 
 _BIT_VALUES = np.uint64(1) << np.arange(NUM_FREQUENCIES**2, dtype=np.uint64)
 _PLACES = (np.arange(HASH_CELLS) + 0.5) / HASH_CELLS
-_COSINES = np.rint(4096 * np.cos(np.pi * np.arange(NUM_FREQUENCIES)[:, None] * _PLACES)).astype(np.int64)
+_COSINES = np.rint(4096 * np.cos(np.pi * np.arange(NUM_FREQUENCIES)[:, None] * _PLACES))
+"""Whole numbers, as are the products with them: small enough for floats, which multiply faster."""
 
 
 def likeness(image_HWC: np.ndarray) -> np.ndarray:
@@ -39,10 +41,10 @@ def likeness(image_HWC: np.ndarray) -> np.ndarray:
     Source: the DCT hash of Zauner 2010, "Implementation and Benchmarking of Perceptual Image Hash Functions", 3.2.1.
     """
     sums_HW = cv2.integral(_sampled_grey(image_HWC), sdepth=cv2.CV_64F)
-    frequencies = (_COSINES @ (16 * _cell_means(sums_HW, HASH_CELLS)).astype(np.int64) @ _COSINES.T).ravel()
+    frequencies = (_COSINES @ np.floor(16 * _cell_means(sums_HW, HASH_CELLS)) @ _COSINES.T).ravel()
     found = np.zeros((), LIKENESS_DTYPE)
-    # The first frequency is the brightness: it would say the same of nearly every image.
-    is_set = frequencies > np.median(frequencies[1:])
+    # The first frequency is the brightness: it would say the same of nearly every image. Of the other 63, the median.
+    is_set = frequencies > np.sort(frequencies[1:])[NUM_FREQUENCIES**2 // 2 - 1]
     is_set[0] = False
     found["hash"] = _BIT_VALUES[is_set].sum(dtype=np.uint64)
     cells_HW = _cell_means(sums_HW, THUMB_CELLS)
@@ -50,8 +52,14 @@ def likeness(image_HWC: np.ndarray) -> np.ndarray:
         low, high = cells_HW.min(), cells_HW.max()
         cells_HW = (cells_HW - low) * (255 / (high - low)) if high > low else np.full_like(cells_HW, 128)
     found["thumb"] = (cells_HW + 0.5).astype(np.uint8).ravel()
-    found["brightness"], found["contrast"] = found["thumb"].mean(), found["thumb"].std()
+    found["brightness"], found["contrast"] = _mean_and_deviation(found["thumb"].astype(np.int64))
     return found
+
+
+def _mean_and_deviation(values: np.ndarray) -> tuple[float, float]:
+    """Of whole numbers, and so exact but for the last rounding: NumPy's take five times as long for so few."""
+    count, total = len(values), int(values.sum())
+    return total / count, math.sqrt((int(values @ values) * count - total * total) / (count * count))
 
 
 def _sampled_grey(image_HWC: np.ndarray) -> np.ndarray:

@@ -4,11 +4,12 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from pipeline.sharding.manifest import Manifest
+if TYPE_CHECKING:  # workers read these files, and do without Arrow
+    from pipeline.sharding.manifest import Manifest
 
 
 class Facts(NamedTuple):
@@ -24,7 +25,7 @@ class FactsFile:
     def __init__(self, spool: Path):
         self._lines, self._starts = spool / "facts", spool / "facts.starts"
 
-    def create(self, manifest: Manifest) -> None:
+    def create(self, manifest: "Manifest") -> None:
         with self._lines.open("wb") as lines, self._starts.open("wb") as starts:
             starts.write(np.zeros(1, "<i8").tobytes())
             for batch in manifest.batches(*Facts._fields):

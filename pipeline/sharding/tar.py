@@ -34,9 +34,7 @@ class TarWriter:
 
     def add(self, name: str, data: bytes) -> int:
         """The offset of the member's data in the file."""
-        member = tarfile.TarInfo(name)
-        member.size, member.mode = len(data), MEMBER_MODE
-        self._write(member.tobuf(tarfile.USTAR_FORMAT))
+        self._write(_header(name, len(data)))
         offset = self.num_bytes
         self._write(data)
         self._write(bytes(-len(data) % BLOCK_BYTES))
@@ -46,6 +44,35 @@ class TarWriter:
         self._file.write(data)
         self._sha256.update(data)
         self.num_bytes += len(data)
+
+
+def _header(name: str, num_bytes: int) -> bytes:
+    """What `tarfile` writes of a member, from one that it wrote: field by field takes five times as long.
+
+    Source: POSIX.1-2017, pax, "ustar Interchange Format".
+    """
+    raw = name.encode("ascii")
+    if len(raw) > _NAME_BYTES or num_bytes >= 8**11:
+        member = tarfile.TarInfo(name)
+        member.size, member.mode = num_bytes, MEMBER_MODE
+        return member.tobuf(tarfile.USTAR_FORMAT)
+    size = b"%011o" % num_bytes
+    checksum = _CHECKSUM + sum(raw) + sum(size)
+    return b"%b%b%b%b%06o%b" % (raw, bytes(_NAME_BYTES - len(raw)), _BETWEEN, size + _TIME, checksum, _REST)
+
+
+def _template() -> tuple[bytes, bytes, bytes, int]:
+    """Of a member without name and size: what stands between them, the time, what follows the checksum, and the
+    checksum of all that."""
+    member = tarfile.TarInfo("")
+    member.mode = MEMBER_MODE
+    block = member.tobuf(tarfile.USTAR_FORMAT)
+    parts = block[_NAME_BYTES:124], block[135:148], block[154:]
+    return *parts, sum(map(sum, parts)) - sum(block[154:156]) + 8 * ord(" ")
+
+
+_NAME_BYTES = 100
+_BETWEEN, _TIME, _REST, _CHECKSUM = _template()
 
 
 def member_end(data_offset: int, num_bytes: int) -> int:

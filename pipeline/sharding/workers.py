@@ -6,6 +6,7 @@ when its parent does, however that ends.
 
 import multiprocessing
 import multiprocessing.connection
+import multiprocessing.forkserver
 import os
 import signal
 import threading
@@ -37,6 +38,17 @@ class Workers(Protocol):
         """
 
 
+def start_server() -> None:
+    """Starts the process that workers are forked from, if there is none: it imports what they need while the caller
+    goes on.
+
+    A fork of the caller would copy the locks of its threads (Arrow's) in whatever state they are.
+    """
+    # Imported once, before the first fork; its modules start no threads and open nothing.
+    multiprocessing.get_context("forkserver").set_forkserver_preload([PRELOADED])
+    multiprocessing.forkserver.ensure_running()
+
+
 class LocalWorkers:
     """`num_workers` processes, alive inside a `with`; null means one per core that this process may use."""
 
@@ -45,10 +57,8 @@ class LocalWorkers:
 
     def __enter__(self) -> "LocalWorkers":
         if self.num_workers > 1:
-            # A fork of this process would copy the locks of its threads (Arrow's) in whatever state they are.
+            start_server()
             context = multiprocessing.get_context("forkserver")
-            # Imported once, before the first fork; its modules start no threads and open nothing.
-            context.set_forkserver_preload([PRELOADED])
             self._num_done, self._is_stopped = context.Value("q", 0), context.Event()
             # The server that is forked may have been started under other addresses and secrets.
             handed_over = (self._num_done, self._is_stopped, dict(os.environ))

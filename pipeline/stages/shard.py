@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 def shard(
     data: params.Data, split: params.Split, shards: params.Shards, audit: params.Audit, cluster: params.Cluster
 ) -> None:
+    from pipeline.stages.workers import get_ready, open_workers
+
+    get_ready(shards, cluster)
     from pipeline.artifacts import file_sha256
     from pipeline.sharding.audit import AuditRule, refusal
     from pipeline.sharding.build import ShardForm, SplitRule, build_shard_set
@@ -21,7 +24,6 @@ def shard(
     from pipeline.sharding.scan import image_root
     from pipeline.stages.progress import progress
     from pipeline.stages.publish import publishing
-    from pipeline.stages.workers import open_workers
 
     audit_rule = AuditRule(
         audit.max_rejected_fraction,
@@ -86,7 +88,12 @@ def _tell(built: "Built") -> None:
         num_removed = sum(len(shard.tombstones) for shards in built.index.splits.values() for shard in shards)
         console.print(
             f"generation {built.index.generation}: {built.num_new:,} samples written, the others stay where they were"
-            + (f"; {num_removed:,} removed ones are still in the tars, until `convoy compact`" if num_removed else "")
+            + (
+                f"; {num_removed:,} removed ones are still in the tars, where other readers meet them, until "
+                "`convoy compact`"
+                if num_removed
+                else ""
+            )
         )
     for line in warnings(built.audit):
         console.print(f"{escape(line)}; see {layout.AUDIT}")

@@ -13,6 +13,15 @@ if TYPE_CHECKING:
     from pipeline.sharding.workers import Workers
 
 
+def get_ready(shards: params.Shards, cluster: params.Cluster) -> None:
+    """What takes a moment and can be begun before `open_workers`."""
+    from pipeline.launch.cluster import to_join
+    from pipeline.sharding.workers import start_server
+
+    if to_join(cluster.address) is None and shards.num_workers != 1:
+        start_server()
+
+
 def open_workers(
     shards: params.Shards, cluster: params.Cluster, work: Path, manifest: "Manifest", image_root: str
 ) -> AbstractContextManager["Workers"]:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.sharding.tar import TarWriter
+from pipeline.sharding.tar import TarWriter, _header
 
 
 def by_tarfile(members: list[tuple[str, bytes]]) -> bytes:
@@ -42,3 +42,16 @@ def test_after_an_error_there_is_no_end_mark(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         stop_in_the_middle()
     assert (tmp_path / "a.tar").stat().st_size == 1024
+
+
+@given(st.text("abcXYZ019._-/", min_size=1, max_size=130), st.integers(0, 8**11 - 1))
+def test_a_header_is_the_standard_librarys(name, num_bytes):
+    member = tarfile.TarInfo(name)
+    member.size = num_bytes
+    try:
+        expected = member.tobuf(tarfile.USTAR_FORMAT)
+    except ValueError:  # a long name that cannot be divided at a slash
+        with pytest.raises(ValueError, match="name is too long"):
+            _header(name, num_bytes)
+    else:
+        assert _header(name, num_bytes) == expected
