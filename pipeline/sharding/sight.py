@@ -51,7 +51,7 @@ def take_sight(
     """Of images that cannot be read here nothing is asked."""
     token, root, images = secrets.token_hex(16), absolute_root(image_root), []
     (work / _TOKEN).write_text(token)
-    stride = -(-manifest.num_rows // NUM_IMAGES)
+    stride = max(1, -(-manifest.num_rows // NUM_IMAGES))
     for path in islice(manifest.values("path"), 0, None, stride):
         try:
             images.append(_see(root, path, short_side_px, jpeg_quality))

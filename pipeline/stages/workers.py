@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 def get_ready(shards: params.Shards, cluster: params.Cluster) -> None:
     """What takes a moment and can be begun before `open_workers`."""
     from pipeline.launch.cluster import to_join
-    from pipeline.sharding.workers import start_server
+    from pipeline.sharding.workers import LocalWorkers, start_server
 
-    if to_join(cluster.address) is None and shards.num_workers != 1:
+    if to_join(cluster.address) is None and LocalWorkers(shards.num_workers).num_workers > 1:
         start_server()
 
 
