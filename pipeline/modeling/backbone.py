@@ -1,6 +1,7 @@
 """A classifier by name: convoynet, the classics of `pipeline.networks`, and all that timm has."""
 
 import difflib
+import inspect
 import os
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ from pipeline.modeling import convoynet
 from pipeline.modeling.stem import RGB_CHANNELS
 
 CONVOYNET = "convoynet"
+
+RESERVED = frozenset(inspect.signature(timm.create_model).parameters) | {"num_classes", "in_chans", "drop_rate"}
+"""What `model.options` must not say: timm would load a checkpoint, be it a pickle, or be told something twice."""
 
 
 def build(
@@ -61,6 +65,11 @@ def check(
 
 def _in_timms_terms(backbone: str, input_px: int, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     """Timm's name of the backbone, and what its constructor is to be told. Raises ModelError for unknown names."""
+    if reserved := sorted(options.keys() & RESERVED):
+        raise ModelError(
+            f"model.options.{reserved[0]} is no argument of a backbone's constructor; model.weights says where weights "
+            "come from, model.drop_rate has a key of its own, and the data says the rest."
+        )
     if backbone == CONVOYNET:
         unknown = sorted(options.keys() - set(convoynet.OPTIONS))
         if unknown:

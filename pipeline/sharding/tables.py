@@ -209,6 +209,8 @@ class _Images:
 
     def _listed_at(self, address: str) -> Object:
         folder, name = address.rsplit("/", 1)
+        if not stores.is_address(folder):
+            raise KeyError(address)  # a store's name and no object in it
         if folder not in self._listed:
             self._listed[folder] = {each.name: each for each in stores.list_folder(folder).objects}
         return self._listed[folder][name]

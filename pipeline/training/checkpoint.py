@@ -7,6 +7,7 @@ before it loads, always with `weights_only`, and falls back to the newest whole 
 import errno
 import json
 import os
+import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -96,8 +97,15 @@ def newest_whole(folder: Path) -> int | None:
 
 
 def load(folder: Path, position: int) -> dict[str, Any]:
-    """The state of a checkpoint that was verified."""
-    return torch.load(folder / f"{_PREFIX}{position:09d}" / "state.pt", map_location="cpu", weights_only=True)
+    """The state of a checkpoint that was verified. Raises CheckpointError for one that could run code."""
+    path = folder / f"{_PREFIX}{position:09d}" / "state.pt"
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as exc:
+        raise CheckpointError(
+            f"{path} holds more than tensors and plain values, and was not loaded, because that can run code; it was "
+            f"not made by this project. Remove {folder.parent} to train from the start."
+        ) from exc
 
 
 def _problem(path: Path, position: int) -> str | None:

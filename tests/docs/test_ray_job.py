@@ -3,60 +3,21 @@
 import json
 import os
 import shutil
-import socket
 import subprocess
-import tempfile
-from pathlib import Path
 
 import projects
-import psutil
 import pytest
+import ray_head
 
 START = "infra/ray/head.sh"
 EXPORT = "export RAY_AUTH_MODE=token"
 SUBMIT = "ray job submit --working-dir . -- python -m pipeline repro"
 
 
-def free_ports(num_ports: int) -> list[int]:
-    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(num_ports)]
-    ports = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
-
-
 @pytest.fixture
 def environment(tmp_path):
     """A person's shell, with a home of its own."""
     return os.environ | {"HOME": str(tmp_path)}
-
-
-@pytest.fixture
-def head(environment):
-    """The dashboard's address of a head that ends with the test, and Ray's folder."""
-    folder = Path(tempfile.mkdtemp(prefix="ray-"))  # short, for the sockets in it
-    port, dashboard, client, agent = free_ports(4)
-    options = f" --block --port {port} --dashboard-port {dashboard} --ray-client-server-port {client}"
-    options += f" --dashboard-agent-listen-port {agent} --temp-dir {folder} --object-store-memory 100000000"
-    process = subprocess.Popen(
-        (START + options).split(),
-        cwd=projects.REPOSITORY,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    said = []
-    for line in process.stdout:
-        said.append(line)
-        if "will now block" in line:
-            break
-    assert process.poll() is None, "".join(said)
-    yield f"http://127.0.0.1:{dashboard}", folder
-    for each in [process, *psutil.Process(process.pid).children(recursive=True)]:
-        each.kill()  # asked kindly, `ray start --block` takes half a minute
-    process.communicate()
-    shutil.rmtree(folder)
 
 
 @pytest.fixture
@@ -71,8 +32,12 @@ def sent_project(tmp_path, repository):
 
 
 @pytest.mark.slow
-def test_the_whole_pipeline_runs_as_a_ray_job(environment, head, sent_project, tmp_path):
-    address, ray_folder = head
+def test_the_whole_pipeline_runs_as_a_ray_job(environment, sent_project, tmp_path):
+    with ray_head.started(START, environment) as (address, ray_folder):
+        run_as_a_job(environment, address, ray_folder, sent_project, tmp_path)
+
+
+def run_as_a_job(environment, address, ray_folder, sent_project, tmp_path):
     environment = environment | {"RAY_API_SERVER_ADDRESS": address}
     without_token = subprocess.run(SUBMIT.split(), cwd=sent_project, env=environment, capture_output=True, text=True)
     assert without_token.returncode == 1

@@ -31,7 +31,14 @@ def test_options_are_arguments_of_the_timm_model():
     assert build("resnet18", options={"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8]}).num_features == 8
 
 
-@pytest.mark.parametrize("options", [{"layerz": 1}, {"num_classes": 5}, {"drop_rate": 0.5}])
+@pytest.mark.parametrize("name", ["num_classes", "drop_rate", "pretrained", "checkpoint_path", "pretrained_cfg"])
+@pytest.mark.parametrize("model", ["resnet18", "convoynet"])
+def test_an_option_that_is_none_of_the_constructors_is_refused(model, name):
+    with pytest.raises(ModelError, match=rf"model\.options\.{name} is no argument of a backbone's constructor; model"):
+        backbone.check(model, 64, {name: 1})
+
+
+@pytest.mark.parametrize("options", [{"layerz": 1}])
 def test_an_option_that_timm_does_not_take_is_refused(options):
     with pytest.raises(ModelError, match=r"input_px=64, model\.options=\{.*argument.*options are the arguments"):
         backbone.check("resnet18", 64, options)

@@ -107,7 +107,9 @@ def test_no_pickled_code_is_run(tmp_path):
         "sha256": checkpoint.file_sha256(path / "state.pt"),
     }
     (path / "commit.json").write_text(json.dumps(commit))
-    with pytest.raises(Exception, match="Weights only load failed"):
+    with pytest.raises(
+        CheckpointError, match=r"state\.pt holds more than tensors and plain values, and was not loaded"
+    ):
         restore(tmp_path)
     assert not canary.exists()
 
