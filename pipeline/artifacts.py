@@ -174,6 +174,10 @@ class Run(Artifact):
     num_parameters: int
     num_steps: int
     num_epochs: int
+    exported_epoch: int
+    """Whose weights are in data/model, counted from 1."""
+    ending: str
+    """Why training ended where it did."""
     world_size: int
     attempts: int
     train_seconds: float
@@ -183,8 +187,12 @@ class Run(Artifact):
     """Figures of the exported weights on the validation split; empty without one."""
 
 
-HISTORY_COLUMNS = ("epoch", "step", "train_loss", "validation_loss", "validation_top1", "lr", "images_per_second")
-"""history.csv: a row per epoch; a figure that was not taken is an empty cell."""
+HISTORY_COLUMNS = (
+    "epoch", "step", "train_loss", "validation_loss", "validation_top1", "epochs_without_gain", "lr",
+    "images_per_second",
+)  # fmt: skip
+"""history.csv: a row per epoch; a figure that was not taken is an empty cell. Without gain are epochs in which
+validation top-1 was not higher than before, in a row."""
 
 
 def read_history(path: Path) -> dict[str, list[float]]:

@@ -108,12 +108,28 @@ class Params(Section):
                 f"samples that each of {num_ranks} ranks has of loading.global_batch_size={loading.global_batch_size}; "
                 "use a divisor"
             )
+        self._check_progressive()
         if self.split.validation_fraction + self.split.test_fraction >= 1.0:
             raise ValueError(
                 f"split.validation_fraction={self.split.validation_fraction} and split.test_fraction="
                 f"{self.split.test_fraction} leave nothing to train on; their sum must be under 1"
             )
         return self
+
+    def _check_progressive(self) -> None:
+        sides, epochs = self.training.progressive_px, self.training.epochs
+        if sides is None:
+            return
+        if list(sides) != sorted(sides) or sides[-1] > self.model.input_px:
+            raise ValueError(
+                f"training.progressive_px={list(sides)} must rise, to model.input_px={self.model.input_px} at most; "
+                "larger images than evaluation sees would cost time and fit it less"
+            )
+        if len(sides) > epochs:
+            raise ValueError(
+                f"training.progressive_px={list(sides)} lists {len(sides)} sides for training.epochs={epochs}; each "
+                "needs an epoch of its own"
+            )
 
     def _check_balanced(self) -> None:
         if self.loading.lanes > 1 or self.loading.shuffle_window_samples is not None:

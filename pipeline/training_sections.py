@@ -5,9 +5,12 @@ As in `sections`: every key is required, and the docstring under a field gives i
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from pipeline.sections import Fraction, PositiveInt, Section
+
+Sides = Annotated[tuple[PositiveInt, ...], Field(min_length=1), BeforeValidator(tuple)]
+"""A list in params.yaml."""
 
 
 class Model(Section):
@@ -58,6 +61,12 @@ class Schedule(Section):
 
 class Training(Section):
     epochs: PositiveInt
+    patience_epochs: PositiveInt | None
+    """Training ends when validation top-1 has not risen for so many epochs, and leaves the best epoch's weights; null
+    trains all epochs and leaves the last one's."""
+    progressive_px: Sides | None
+    """Sides of the training images, rising to model.input_px at most, each for an equal part of the epochs: [32, 48,
+    64]. Evaluation keeps model.input_px. Null for that everywhere."""
     seed: int
     precision: Literal["fp32", "bf16", "fp16"]
     """Of the arithmetic; weights are float32. fp16 scales its loss, and is bf16 on a CPU."""

@@ -49,6 +49,8 @@ def write(folder: Path, *, tracking_uri: str, seed: int = 0, top1: float = 0.95)
         num_parameters=1,
         num_steps=40,
         num_epochs=2,
+        exported_epoch=2,
+        ending="all of 2 epochs",
         world_size=1,
         attempts=1,
         train_seconds=1.0,

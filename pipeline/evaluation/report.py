@@ -67,7 +67,7 @@ def render(evaluated: Evaluated) -> str:
         index=index,
         sentence=verdict.sentence(metrics, evaluated.run.backbone),
         strengths=verdict.strengths(metrics, pairs, index.classes),
-        notes=verdict.notes(metrics, bins, pairs, index.classes, evaluated.history),
+        notes=verdict.notes(metrics, bins, pairs, index.classes, _of_the_model(evaluated.history, evaluated.run)),
         tiles=_tiles(metrics),
         curves=_curves(evaluated.history),
         matrix=_matrix(pairs, index.classes),
@@ -99,6 +99,11 @@ def _tiles(metrics: Metrics) -> list[dict[str, str]]:
         {"name": "Calibration error", "value": f"{metrics.ece:.3f}", "about": "ECE over 15 bins; 0 is ideal"},
         {"name": "Test images", "value": f"{metrics.num_samples:,}", "about": f"{len(metrics.per_class):,} classes"},
     ]
+
+
+def _of_the_model(history: dict[str, list[float]], run: Run) -> dict[str, list[float]]:
+    """What came before the epoch whose weights were exported, and that epoch."""
+    return {name: column[: run.exported_epoch] for name, column in history.items()}
 
 
 def _curves(history: dict[str, list[float]]) -> list[tuple[str, Markup]]:
@@ -184,7 +189,7 @@ def _facts(run: Run, metrics: Metrics) -> dict[str, str]:
     facts = {
         "Backbone": run.backbone,
         "Parameters": f"{run.num_parameters:,}",
-        "Epochs": f"{run.num_epochs:,}",
+        "Epochs": run.ending,
         "Steps": f"{run.num_steps:,}",
         "Ranks": f"{run.world_size:,}",
         "Attempts": f"{run.attempts:,}",

@@ -3,6 +3,7 @@
 import difflib
 import inspect
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,33 @@ def check(
             "Use a multiple of 32, or the size that the backbone was made for; options are the arguments of its "
             "constructor."
         ) from exc
+
+
+def check_sides(
+    backbone: str,
+    sides_px: Iterable[int],
+    *,
+    input_px: int,
+    options: dict[str, Any] | None = None,
+    num_channels: int = RGB_CHANNELS,
+) -> None:
+    """Raises ModelError when the network that is built for `input_px` cannot take images of another of these sides.
+
+    Traced as in `check`, so that any side is allowed that the network itself allows, multiple of 32 or not.
+    """
+    name, arguments = _in_timms_terms(backbone, input_px, options or {})
+    for side_px in sides_px:
+        try:
+            with torch.device("meta"), torch.no_grad():
+                model = timm.create_model(name, num_classes=1, in_chans=num_channels, **arguments).eval()
+                model(torch.empty(1, num_channels, side_px, side_px))
+        except (RuntimeError, ValueError, AssertionError) as exc:
+            raise ModelError(
+                f"training.progressive_px has {side_px}, and model.backbone={backbone}, built for model.input_px="
+                f"{input_px}, cannot take images of that side: {exc}. Set training.progressive_px to null, or use a "
+                "network that takes any side: convoynet, a convolutional one, or a transformer of timm's with "
+                "model.options: {dynamic_img_size: true}."
+            ) from exc
 
 
 def _in_timms_terms(backbone: str, input_px: int, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:

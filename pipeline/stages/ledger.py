@@ -21,7 +21,8 @@ def ledger(run: str | None) -> None:
     attempts = f"{proof.num_attempts} attempt{'s' * (proof.num_attempts > 1)}"
     Console().print(
         f"[bold]exact[/]: {proof.num_steps:,} of {proof.num_steps_planned:,} steps committed, "
-        f"{proof.num_samples:,} samples as planned (by their {compared}), {attempts}, {folder.name}",
+        f"{proof.num_samples:,} samples as planned (by their {compared}), {attempts}, {folder.name}"
+        + (f"; {proof.ending}" if proof.ending and proof.num_steps < proof.num_steps_planned else ""),
         soft_wrap=True,
     )
 

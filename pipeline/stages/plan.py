@@ -79,13 +79,14 @@ def _figures(task: "Task", cluster: params.Cluster, reader: "SplitReader") -> di
         "num_samples": reader.num_samples,
         "num_validation_samples": reader.index.num_samples("validation"),
         "epochs": task.training.epochs,
+        "patience_epochs": task.training.patience_epochs,
         "steps_per_epoch": steps.num_steps,
         "num_steps": num_steps,
         "samples_left_out_per_epoch": reader.num_samples - steps.num_steps * loading.global_batch_size,
         "num_ranks": num_ranks,
         "batch_size_per_rank": loading.global_batch_size // num_ranks,
         **_shards(steps, reader, num_ranks),
-        **_measured(task, cluster, trial, num_left=num_steps - num_done, steps_per_epoch=steps.num_steps),
+        **_measured(task, cluster, trial, num_steps=num_steps, num_done=num_done),
     }
 
 
@@ -104,12 +105,14 @@ def _shards(steps: "Steps", reader: "SplitReader", num_ranks: int) -> dict:
     }
 
 
-def _measured(task: "Task", cluster: params.Cluster, trial: "Trial", *, num_left: int, steps_per_epoch: int) -> dict:
+def _measured(task: "Task", cluster: params.Cluster, trial: "Trial", *, num_steps: int, num_done: int) -> dict:
     """What a few real steps say, and what follows from it."""
     from pipeline.training import forecast, rehearsal
     from pipeline.training.batch_sizes import free_bytes
+    from pipeline.training.sides import areas, largest_px
 
     num_ranks, price = max(1, cluster.num_workers), cluster.price_per_gpu_hour
+    num_left, steps_per_epoch = num_steps - num_done, num_steps // task.training.epochs
     per_rank = task.loading.global_batch_size // num_ranks
     free = free_bytes(trial.device)
     rates, kept_bytes = rehearsal.rehearse(trial, num_ranks)
@@ -127,6 +130,8 @@ def _measured(task: "Task", cluster: params.Cluster, trial: "Trial", *, num_left
         batch_size_per_rank=per_rank,
         validations=-(-num_left // steps_per_epoch),
         validation_images=-(-trial.num_validation_samples // num_ranks),
+        areas=areas(num_done // steps_per_epoch, task.model, task.training) or [1.0],
+        validation_area=(task.model.input_px / largest_px(task.model, task.training)) ** 2,
     )
     return {
         "num_parameters": sum(parameter.numel() for parameter in trial.network.parameters()),
@@ -195,7 +200,8 @@ def _rows(figures: dict) -> list[tuple[str, str, str]]:
         (
             "time to the end",
             time_text(figures["seconds_to_the_end"]),
-            "with validation, without exchange between ranks",
+            "with validation, without exchange between ranks"
+            + ("; at most: training.patience_epochs may end it before" if figures["patience_epochs"] else ""),
         ),
     ]
     if figures["cost"] is not None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pipeline import params
 from pipeline.artifacts import Index, file_sha256
-from pipeline.errors import ClusterError
+from pipeline.errors import ClusterError, ParamsError
 from pipeline.stages import layout, weights
 
 if TYPE_CHECKING:
@@ -34,7 +34,15 @@ def describe(
     from pipeline.training.plan import settled
     from pipeline.training.task import Task
 
+    _check_patience(training, index)
     backbone.check(model.backbone, model.input_px, model.options, index.num_channels)
+    backbone.check_sides(
+        model.backbone,
+        sorted(set(training.progressive_px or ())),
+        input_px=model.input_px,
+        options=model.options,
+        num_channels=index.num_channels,
+    )
     check_augment(Augmentation(**augment.of_one_image()), index.num_channels, index.pixel_dtype)
     root = run_root(cluster)
     start = weights.find(model, index.num_channels, tracking, root)
@@ -44,6 +52,15 @@ def describe(
     run = RunFolder(root / "runs" / name)
     sections = (loading, augment, model, optimizer, schedule, training)
     return Task(run, layout.INDEX.absolute(), name, *sections, start, transfer)
+
+
+def _check_patience(training: params.Training, index: Index) -> None:
+    if training.patience_epochs is not None and not index.num_samples("validation"):
+        raise ParamsError(
+            f"training.patience_epochs={training.patience_epochs} waits for a gain on the validation split, and "
+            f"{layout.INDEX} has no validation samples; set split.validation_fraction over 0 and run `convoy shard` "
+            "again, or set patience_epochs to null."
+        )
 
 
 def run_root(cluster: params.Cluster) -> Path:

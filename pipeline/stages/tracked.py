@@ -63,7 +63,7 @@ def finish(tracker: "Tracker", status: str, run: "RunFolder", console: "Console"
     tracker.pump(next(iter(committed(run)), 0))
     # A store that was never reached is not waited for: it has been tried all through the training.
     drain_seconds = DRAIN_SECONDS["KILLED" if tracker.run_id is None else status]
-    if not tracker.finish(status, drain_seconds):
+    if not tracker.finish(status, drain_seconds, end_tags(run)):
         state = "trained, not yet published" if status == "FINISHED" else f"{status.lower()}, not yet published"
         console.print(
             f"{state}: {tracker.problem} The metrics wait in {run.path}; `convoy track sync` sends them.",
@@ -71,6 +71,16 @@ def finish(tracker: "Tracker", status: str, run: "RunFolder", console: "Console"
             highlight=False,
             soft_wrap=True,
         )
+
+
+def end_tags(run: "RunFolder") -> dict[str, str]:
+    """How the run's training ended; nothing of a run that did not come to its end."""
+    from pipeline.training.folder import Result
+
+    if not run.result.exists():
+        return {}
+    result = Result.read(run.result, made_by="train")
+    return {"ending": result.ending, "exported_epoch": str(result.exported_epoch)}
 
 
 def committed(run: "RunFolder") -> list[int]:

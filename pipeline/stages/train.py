@@ -54,7 +54,7 @@ def train(
             _write_history(result, history_path)
     top1 = result.validation.get("top1")
     console.print(
-        f"run {task.fingerprint}: {result.num_steps} steps at {result.images_per_second:,.0f} images/s"
+        f"run {task.fingerprint}: {result.ending}; {result.num_steps} steps at {result.images_per_second:,.0f} images/s"
         + (f", validation top-1 {top1:.4f}" if top1 is not None else "")
         + f" -> {layout.MODEL}",
         highlight=False,
@@ -86,6 +86,7 @@ def _run_to_the_end(
         task.run.notices,
         num_steps=task.training.epochs * steps_per_epoch,
         num_epochs=task.training.epochs,
+        patience_epochs=task.training.patience_epochs,
         committed=lambda: next(iter(committed(task.run)), 0),
         on_committed=tracker.pump,
         console=console,
@@ -160,6 +161,8 @@ def _describe(task: "Task", index: Index, result: "Result", tracking: params.Tra
         num_parameters=result.num_parameters,
         num_steps=result.num_steps,
         num_epochs=result.num_epochs,
+        exported_epoch=result.exported_epoch,
+        ending=result.ending,
         world_size=result.world_size,
         attempts=result.attempts,
         train_seconds=result.train_seconds,

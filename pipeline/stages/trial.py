@@ -17,7 +17,7 @@ from pipeline.artifacts import Index
 from pipeline.stages import layout, recipe, space
 from pipeline.stages.publish import turn
 from pipeline.stages.task import describe, is_done, read_result, run_root, sections_of_task, write_plan
-from pipeline.stages.tracked import DRAIN_SECONDS, committed, open_sink, open_tracker
+from pipeline.stages.tracked import DRAIN_SECONDS, committed, end_tags, open_sink, open_tracker
 
 if TYPE_CHECKING:
     from pipeline.tracking.machine import WithMachine
@@ -41,12 +41,33 @@ def run_trial(
     os.chdir(workspace)
     task = task_with(values)
     task.run.path.mkdir(parents=True, exist_ok=True)
+    scores = Scores(report, keeps_best=task.training.patience_epochs is not None)
     with turn(task.run.path / ".lock", lambda text: None):
-        if not is_done(task.run):
-            _train(task, parent_run_id, num_threads, report)
-            return
-    for row in read_result(task.run).history:
-        report(row["epoch"], row["validation_top1"])
+        is_told = not is_done(task.run)
+        if is_told:
+            _train(task, parent_run_id, num_threads, scores)
+    if not is_told:
+        for row in read_result(task.run).history:
+            scores.tell(row["epoch"], row["validation_top1"])
+    scores.end(task.training.epochs)
+
+
+class Scores:
+    """What the search is told of a run. With patience an epoch's score is the best so far, which is what the run would
+    leave; and a run that ended early has it for its last epoch, too, having been trained for as long as it needed."""
+
+    def __init__(self, report: Callable[[int, float], None], *, keeps_best: bool):
+        self._report, self._keeps_best = report, keeps_best
+        self._best = 0.0
+        self._epoch = 0
+
+    def tell(self, epoch: int, top1: float) -> None:
+        self._epoch, self._best = epoch, max(self._best, top1)
+        self._report(epoch, self._best if self._keeps_best else top1)
+
+    def end(self, num_epochs: int) -> None:
+        if self._epoch < num_epochs:
+            self._report(num_epochs, self._best)
 
 
 def task_with(values: dict[str, object]) -> "Task":
@@ -57,7 +78,7 @@ def task_with(values: dict[str, object]) -> "Task":
     return describe(index, **params.parse(text, layout.PARAMS, sections_of_task()))
 
 
-def _train(task: "Task", parent_run_id: str | None, num_threads: int, report: Callable[[int, float], None]) -> None:
+def _train(task: "Task", parent_run_id: str | None, num_threads: int, scores: Scores) -> None:
     import torch
 
     from pipeline.training.fit import train_rank
@@ -72,19 +93,17 @@ def _train(task: "Task", parent_run_id: str | None, num_threads: int, report: Ca
     place = Place(0, 1, "cuda" if torch.cuda.is_available() else "cpu")
     status = "KILLED"
     try:
-        train_rank(task, place, partial(_open_reporting, task, report, tracker))
+        train_rank(task, place, partial(_open_reporting, task, scores, tracker))
         status = "FINISHED"
     except Exception:
         status = "FAILED"
         raise
     finally:
         tracker.pump(next(iter(committed(task.run)), 0))
-        tracker.finish(status, DRAIN_SECONDS[status])
+        tracker.finish(status, DRAIN_SECONDS[status], end_tags(task.run))
 
 
-def _open_reporting(
-    task: "Task", report: Callable[[int, float], None], tracker: "Tracker", path: Path, position: int
-) -> "_Reporting":
+def _open_reporting(task: "Task", scores: Scores, tracker: "Tracker", path: Path, position: int) -> "_Reporting":
     """Rank 0's sink; the epochs before `position` are told first, for the search knows nothing of an earlier start."""
     from pipeline.tracking import spool
 
@@ -94,18 +113,18 @@ def _open_reporting(
         where = found[1]
         for line in lines:
             if SCORE in line.metrics:
-                report(line.epoch, line.metrics[SCORE])
-    return _Reporting(sink, report, tracker, task)
+                scores.tell(line.epoch, line.metrics[SCORE])
+    return _Reporting(sink, scores, tracker, task)
 
 
 class _Reporting:
     """A sink that also tells the search how good an epoch was."""
 
-    def __init__(self, sink: "WithMachine", report: Callable[[int, float], None], tracker: "Tracker", task: "Task"):
-        self._sink, self._report, self._tracker, self._task = sink, report, tracker, task
+    def __init__(self, sink: "WithMachine", scores: Scores, tracker: "Tracker", task: "Task"):
+        self._sink, self._scores, self._tracker, self._task = sink, scores, tracker, task
 
     def append(self, step: int, metrics: Mapping[str, float], epoch: int | None = None) -> None:
         self._sink.append(step, metrics, epoch=epoch)
         if SCORE in metrics:
             self._tracker.pump(next(iter(committed(self._task.run)), 0))
-            self._report(epoch, metrics[SCORE])
+            self._scores.tell(epoch, metrics[SCORE])

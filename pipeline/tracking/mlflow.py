@@ -80,15 +80,17 @@ class Tracker:
             self._committed_step = max(self._committed_step, committed_step)
             self._changed.notify_all()
 
-    def finish(self, status: Status, drain_seconds: float) -> bool:
-        """True when the store has all committed metrics and the final status; False after `drain_seconds`.
+    def finish(self, status: Status, drain_seconds: float, tags: Mapping[str, str] | None = None) -> bool:
+        """True when the store has all committed metrics, the final status and `tags`; False after `drain_seconds`.
 
         What is left lies in the run folder, with the status, for the next start to send.
         """
         with self._changed:
             self._status, self._deadline = status, time.monotonic() + drain_seconds
             try:
-                self._sender.update_record(status=status, committed_step=self._committed_step)
+                self._sender.update_record(
+                    status=status, committed_step=self._committed_step, end_tags=dict(tags or {})
+                )
             except OSError as exc:  # a full disk has ended the training: its own message must not be lost to this one
                 self.problem = f"The run's folder cannot be written ({exc.strerror})."
             self._changed.notify_all()

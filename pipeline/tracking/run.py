@@ -65,6 +65,8 @@ class RunRecord(_Record):
     """A tag of the run: finds a run that was created just before its id could be written here."""
     run_id: str | None = None
     status: Status = "RUNNING"
+    end_tags: dict[str, str] = {}
+    """What a run that came to its end has besides `tags`."""
     committed_step: int = -1
     """Spool lines up to this step belong to the run."""
 

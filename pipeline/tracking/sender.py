@@ -4,6 +4,7 @@ again and goes on where the store stopped.
 
 import json
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,6 +56,7 @@ class Sender:
         self._send(self._client, committed_step)
         self._send_files(self._client)
         if status != "RUNNING":
+            self._tag(self._client, self.record.end_tags)
             self._client.set_terminated(self._sent.run_id, status)
             self._mark_sent(status=status)
             self.is_finished = True
@@ -96,7 +98,7 @@ class Sender:
 
     def _describe(self, client: "mlflow.MlflowClient", run: "mlflow.entities.Run") -> None:
         """Params, tags and the data set. MLflow's params cannot change: what a later attempt has else is a tag."""
-        from mlflow.entities import Dataset, DatasetInput, InputTag, Param, RunTag
+        from mlflow.entities import Dataset, DatasetInput, InputTag, Param
 
         params = {key: _shorten(value, MAX_PARAM_CHARS) for key, value in self.record.params.items()}
         tags = PAGE_TAGS | self.record.tags | {"attempts": str(self.record.attempts)}
@@ -106,9 +108,7 @@ class Sender:
         missing = [Param(key, value) for key, value in params.items() if key not in run.data.params]
         for start in range(0, len(missing), MAX_PARAMS_PER_BATCH):
             client.log_batch(run.info.run_id, params=missing[start : start + MAX_PARAMS_PER_BATCH])
-        entries = [RunTag(key, _shorten(value, MAX_TAG_CHARS)) for key, value in tags.items()]
-        for start in range(0, len(entries), MAX_PARAMS_PER_BATCH):
-            client.log_batch(run.info.run_id, tags=entries[start : start + MAX_PARAMS_PER_BATCH])
+        self._tag(client, tags)
         data = self.record.dataset
         entity = Dataset(
             name=data.name,
@@ -118,6 +118,13 @@ class Sender:
             profile=json.dumps({"class_counts": data.class_counts}),
         )
         client.log_inputs(run.info.run_id, [DatasetInput(entity, [InputTag("mlflow.data.context", "training")])])
+
+    def _tag(self, client: "mlflow.MlflowClient", tags: Mapping[str, str]) -> None:
+        from mlflow.entities import RunTag
+
+        entries = [RunTag(key, _shorten(value, MAX_TAG_CHARS)) for key, value in tags.items()]
+        for start in range(0, len(entries), MAX_PARAMS_PER_BATCH):
+            client.log_batch(self.record.run_id, tags=entries[start : start + MAX_PARAMS_PER_BATCH])
 
     def _send(self, client: "mlflow.MlflowClient", committed_step: int) -> None:
         from mlflow.entities import Metric

@@ -16,6 +16,7 @@ POLL_SECONDS = 0.5
 class Watch:
     """Follows a spool and a file of notices until its block ends; one live line on a terminal, plain lines elsewhere.
 
+    With patience the run may end before its last step: the live line's end is then where it ends at the latest.
     `committed` gives the newest checkpoint's position, `on_committed` is told it with each look.
     """
 
@@ -26,12 +27,14 @@ class Watch:
         *,
         num_steps: int,
         num_epochs: int,
+        patience_epochs: int | None,
         committed: Callable[[], int],
         on_committed: Callable[[int], None],
         console: Console,
     ):
         self._spool, self._notices = spool, notices
         self._num_steps, self._num_epochs = num_steps, num_epochs
+        self._patience_epochs = patience_epochs
         self._committed, self._on_committed = committed, on_committed
         self._console = console
         self._position = Position()
@@ -45,7 +48,7 @@ class Watch:
             BarColumn(bar_width=30),
             TextColumn("{task.description}"),
             TimeElapsedColumn(),
-            TextColumn("left"),
+            TextColumn("left" if patience_epochs is None else "left at most"),
             TimeRemainingColumn(),
             console=console,
             transient=True,
@@ -98,5 +101,10 @@ class Watch:
         )
         if ended_epoch:
             text += f" | validation top-1 {line.metrics['val/top1']:.4f} loss {line.metrics['val/loss']:.4f}"
+            if self._patience_epochs is not None:
+                without_gain = round(line.metrics["val/epochs_without_gain"])
+                text += f" | {without_gain} of {self._patience_epochs} epochs without gain"
+                if without_gain >= self._patience_epochs:
+                    self._num_steps = line.step
             self.say(text)
-        self._progress.update(self._bar, completed=line.step, description=text)
+        self._progress.update(self._bar, completed=line.step, total=self._num_steps, description=text)

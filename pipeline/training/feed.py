@@ -11,6 +11,7 @@ from pipeline.loading.decoded import DecodedCache
 from pipeline.loading.read import SplitReader
 from pipeline.training.picture import drawing_first
 from pipeline.training.record import Record
+from pipeline.training.sides import side_px
 from pipeline.training.task import Place, Task
 
 
@@ -28,7 +29,9 @@ class TrainingFeed:
         *,
         steps_per_epoch: int,
         position: Callable[[], int],
+        tell: Callable[[str], None],
     ):
+        self._tell = tell
         self._task, self._place, self._reader, self._record = task, place, reader, record
         self._decoded = decoded
         self._steps_per_epoch, self._position = steps_per_epoch, position
@@ -37,13 +40,16 @@ class TrainingFeed:
     def __iter__(self) -> Iterator[batches.Batch]:
         epoch, first_step = divmod(self._position(), self._steps_per_epoch)
         plan = self._task.plan(self._reader.index.digest)
+        side = self._side_px(epoch)
+        if first_step == 0 and epoch > 0 and side != self._side_px(epoch - 1):
+            self._tell(f"from epoch {epoch + 1} on training images have {side} px")
         if self._lookahead is None:
             self._lookahead = self._reader.look_ahead(self._coming(self._position()))
         made = batches.training_batches(
             self._reader,
             plan.epoch(epoch, self._reader),
             Augmentation(**self._task.augment.of_one_image()),
-            input_px=self._task.model.input_px,
+            input_px=side,
             rank=self._place.rank,
             world_size=self._place.world_size,
             first_step=first_step,
@@ -53,6 +59,9 @@ class TrainingFeed:
         if self._place.rank == 0 and self._position() == 0:
             made = drawing_first(made, self._task.run.files / "augmented_batch.png", self._reader.index.classes)
         return self._timed(made)
+
+    def _side_px(self, epoch: int) -> int:
+        return side_px(epoch, self._task.model, self._task.training)
 
     def _timed(self, made: Iterator[batches.Batch]) -> Iterator[batches.Batch]:
         while True:

@@ -28,6 +28,7 @@ from pipeline.training.ledger import Ledger, next_attempt
 from pipeline.training.mixer import build_mixer
 from pipeline.training.module import Classifier
 from pipeline.training.network import build_network, build_optimizer, freeze
+from pipeline.training.patience import Patience
 from pipeline.training.phases import phases_on
 from pipeline.training.record import Record, Sink
 from pipeline.training.saving import Saver, committing
@@ -157,8 +158,9 @@ def _build_classifier(
         ledger=ledger,
         record=record,
         is_stop_asked=is_stop_asked,
-        tell=(lambda text: _say(task, text)) if place.rank == 0 else lambda text: None,
+        tell=_teller(task, place),
         guard=_guard(task, reader) if place.rank == 0 else None,
+        patience=Patience(task.training.patience_epochs),
         save=saver.save if saver else lambda state, must: None,
     )
 
@@ -197,12 +199,12 @@ def _fit(
     task: Task,
     place: Place,
 ) -> None:
-    """The epochs that are left, none for a run that was killed between its last step and its result.
+    """The epochs that are left: none when patience is out, or for a run that was killed before its result.
 
     Layers that are frozen or thawed begin another fit: DDP looks once at what takes a gradient.
     """
     network, when = classifier.network, task.transfer.model_dump(include={"mode", "unfreeze_every_epochs"})
-    while (epoch := classifier.position // steps_per_epoch) < task.training.epochs:
+    while (epoch := classifier.position // steps_per_epoch) < task.training.epochs and not classifier.is_over:
         num_epochs = transfer.num_epochs_alike(
             epoch, task.training.epochs, num_groups=lambda: len(transfer.groups(network)), **when
         )
@@ -218,6 +220,7 @@ def _fit(
                 record,
                 steps_per_epoch=steps_per_epoch,
                 position=lambda: classifier.position,
+                tell=_teller(task, place),
             ),
             ValidationFeed(task, place, validation) if validation.num_samples else None,
         )
@@ -241,6 +244,11 @@ def _trainer(task: Task, place: Place, num_epochs: int) -> lightning.Trainer:
         enable_progress_bar=False,
         enable_model_summary=False,
     )
+
+
+def _teller(task: Task, place: Place) -> Callable[[str], None]:
+    """Rank 0 speaks for all."""
+    return (lambda text: _say(task, text)) if place.rank == 0 else lambda text: None
 
 
 def _say(task: Task, text: str) -> None:

@@ -14,6 +14,10 @@ class Result(Artifact):
     fingerprint: str
     num_steps: int
     num_epochs: int
+    exported_epoch: int
+    """Whose weights are left, counted from 1."""
+    ending: str
+    """Why training ended where it did."""
     world_size: int
     attempts: int
     num_parameters: int

@@ -1,6 +1,7 @@
 """What a run will take, from what is known before it starts: arithmetic on plain numbers, measured rates among them."""
 
-from collections.abc import Iterable
+import statistics
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -97,11 +98,24 @@ def shards_per_rank(order: Order, world_size: int) -> np.ndarray:
 
 
 def run_seconds(
-    rates: Rates, *, steps: int, batch_size_per_rank: int, validations: int, validation_images: int
+    rates: Rates,
+    *,
+    steps: int,
+    batch_size_per_rank: int,
+    validations: int,
+    validation_images: int,
+    areas: Sequence[float] = (1.0,),
+    validation_area: float = 1.0,
 ) -> float:
-    """From the first step to the last; `validation_images` are those of one rank in one validation."""
-    image_seconds = max(rates.step_seconds * VALIDATION_SHARE, rates.loader_seconds) / batch_size_per_rank
-    return steps * rates.together_seconds + validations * validation_images * image_seconds
+    """From the first step to the last; `validation_images` are those of one rank in one validation.
+
+    Each of `areas` is that of the images of an equal part of the steps, as a part of those that were measured: a step
+    takes as long in proportion, and no less than its loading.
+    """
+    step_seconds = statistics.fmean(max(area * rates.together_seconds, rates.loader_seconds) for area in areas)
+    compute_seconds = rates.step_seconds * VALIDATION_SHARE * validation_area
+    image_seconds = max(compute_seconds, rates.loader_seconds) / batch_size_per_rank
+    return steps * step_seconds + validations * validation_images * image_seconds
 
 
 def cost(seconds: float, num_ranks: int, price_per_hour: float) -> float:

@@ -20,6 +20,7 @@ from pipeline.training.bottleneck import Spent
 from pipeline.training.collapse import CollapseGuard
 from pipeline.training.ledger import Ledger
 from pipeline.training.mixer import Mixer
+from pipeline.training.patience import Patience
 from pipeline.training.record import Record
 from pipeline.training.stopping import StopRequestedError
 
@@ -56,6 +57,7 @@ class Classifier(lightning.LightningModule):
         is_stop_asked: Callable[[], bool],
         tell: Callable[[str], None],
         guard: CollapseGuard | None,
+        patience: Patience,
         save: Callable[[Callable[[], dict[str, Any]], bool], None],
     ):
         super().__init__()
@@ -66,7 +68,8 @@ class Classifier(lightning.LightningModule):
         self._num_classes = num_classes
         self._average = Average(network, ema_decay) if ema_decay else None
         if compiled:
-            network.compile()  # after the average was copied, which stays as it is
+            # After the average was copied, which stays as it is; each size of a batch has code of its own, not all one.
+            network.compile(dynamic=False)
         self._num_pieces = num_pieces
         self._channels_last = channels_last
         self._build_optimizer = build_optimizer
@@ -80,6 +83,7 @@ class Classifier(lightning.LightningModule):
         self._is_stop_asked = is_stop_asked
         self._tell = tell
         self._guard = guard
+        self.patience = patience
         self._save = save
         self._restored: dict[str, Any] | None = None
         self._still: list[torch.nn.Module] = []
@@ -106,6 +110,7 @@ class Classifier(lightning.LightningModule):
             "optimizer": self.trainer.optimizers[0].state_dict(),
             "scaler": scaler.state_dict() if scaler else None,
             "record": self._record.state(),
+            "best": self.patience.weights,
             "loss_sum": float(self._loss_sum),
         }
 
@@ -117,6 +122,8 @@ class Classifier(lightning.LightningModule):
             self._average.model.load_state_dict(state["average"])
             self._average.num_updates = state["num_average_updates"]
         self._record.restore(state["record"])
+        if self._rank == 0:
+            self.patience.weights = state["best"]
         self._loss_sum.fill_(state["loss_sum"])
         self._restored = state
 
@@ -226,11 +233,31 @@ class Classifier(lightning.LightningModule):
         if verdict:
             self._tell(verdict)
         if self._guard:
-            row = self._record.result()["history"][-1]
+            row = self._record.history[-1]
             self._guard.end_epoch(row["epoch"], row["train_loss"], self._predicted_K)
+        self.patience.end_epoch(self._record.history, self._take_weights)
         self._save(self.state, True)
-        if self._is_stop_asked() or self._stopping:
+        self.trainer.should_stop = self.is_over
+        if (self._is_stop_asked() or self._stopping) and not self.is_over:
             raise StopRequestedError
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing is to be trained any more, before the last epoch."""
+        return self.patience.is_over(self._record.history)
+
+    def exported_weights(self) -> dict[str, torch.Tensor]:
+        """On the CPU: those of the best epoch where patience kept them, else what was validated last."""
+        return self.patience.weights or self._take_weights()
+
+    def _take_weights(self) -> dict[str, torch.Tensor] | None:
+        """A copy for rank 0, which alone leaves weights."""
+        if self._rank > 0:
+            return None
+        return {
+            name: value.detach().to("cpu", memory_format=torch.contiguous_format, copy=True)
+            for name, value in self.evaluated_network.state_dict().items()
+        }
 
     def _meet(self, keys_B: np.ndarray) -> float:
         """The mean loss over all ranks since the last log point; every rank's ledger is on its disk then.

@@ -23,6 +23,8 @@ class Proof:
     num_steps_planned: int
     num_samples: int
     num_attempts: int
+    ending: str | None
+    """Why training ended where it did; None for a run that goes on."""
     with_keys: bool
     """Whether the keys themselves were compared, not only their digests."""
 
@@ -58,6 +60,7 @@ def _check(run: RunFolder, plan: Plan, reader: SplitReader) -> Proof:
         num_steps=num_committed,
         num_steps_planned=plan.num_epochs * steps_per_epoch,
         num_samples=num_samples,
+        ending=Result.read(run.result, made_by="train").ending if run.result.exists() else None,
         num_attempts=ledger.next_attempt(run.ledger) - 1,
         with_keys=all(entry.keys is not None for entry in entries.values()),
     )

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from pipeline.loading.assembly import Work
+from pipeline.training import patience
 from pipeline.training.bottleneck import Spent, Verdict
 from pipeline.training.phases import PHASES, Phases
 
@@ -50,6 +51,7 @@ class Record:
         self._train_seconds = 0.0
         self._epoch_seconds = 0.0
         self._validation: dict[str, float] = {}
+        self._without_gain: dict[str, int] = {}
 
     def state(self) -> dict[str, Any]:
         """Plain values, for a checkpoint."""
@@ -61,6 +63,7 @@ class Record:
             "train_seconds": self._train_seconds,
             "epoch_seconds": self._epoch_seconds,
             "validation": dict(self._validation),
+            "without_gain": dict(self._without_gain),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -105,7 +108,10 @@ class Record:
 
     def log_validation(self, position: int, loss: float, top1: float) -> None:
         self._validation = {"loss": loss, "top1": top1}
-        self._append(position, {"val/loss": loss, "val/top1": top1})
+        figures = [row[patience.FIGURE] for row in self._rows if patience.FIGURE in row]
+        self._without_gain = {"epochs_without_gain": patience.epochs_without_gain([*figures, top1])}
+        figures = self._validation | self._without_gain
+        self._append(position, {f"val/{name}": value for name, value in figures.items()})
 
     def end_epoch(self, position: int, lr: float) -> str | None:
         """Adds the epoch's row to the history; what held the epoch up, where that is news."""
@@ -117,6 +123,7 @@ class Record:
                 "step": position,
                 "train_loss": self._loss_sum / self._steps_per_epoch,
                 **{f"validation_{name}": value for name, value in self._validation.items()},
+                **self._without_gain,
                 "lr": lr,
                 "images_per_second": images_per_second,
             }
@@ -144,9 +151,14 @@ class Record:
         self._started = None
         self.phases.stop()
 
-    def result(self) -> dict[str, Any]:
-        """History rows, seconds spent training, and the last validation figures."""
-        return {"history": self._rows, "train_seconds": self._train_seconds, "validation": self._validation}
+    @property
+    def train_seconds(self) -> float:
+        return self._train_seconds
+
+    @property
+    def history(self) -> list[dict[str, int | float]]:
+        """A row per epoch that ended."""
+        return self._rows
 
     def _lap(self) -> None:
         if self._started is not None:

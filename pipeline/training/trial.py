@@ -12,6 +12,7 @@ from pipeline.loading.batches import Batch, training_batches
 from pipeline.loading.read import SplitReader
 from pipeline.modeling import objective
 from pipeline.training.network import build_network, build_optimizer, freeze
+from pipeline.training.sides import largest_px
 from pipeline.training.task import Task
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -23,7 +24,8 @@ class Trial:
     def __init__(self, task: Task, reader: SplitReader):
         index = reader.index
         self._task, self._reader = task, reader
-        self.image_shape = (index.num_channels, task.model.input_px, task.model.input_px)
+        self._side_px = largest_px(task.model, task.training)
+        self.image_shape = (index.num_channels, self._side_px, self._side_px)
         self.image_bytes = math.prod(self.image_shape) * np.dtype(index.pixel_dtype).itemsize
         self.num_validation_samples = index.num_samples("validation")
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -50,7 +52,7 @@ class Trial:
                     self._reader,
                     plan.epoch(epoch, self._reader),
                     Augmentation(**self._task.augment.of_one_image()),
-                    input_px=self._task.model.input_px,
+                    input_px=self._side_px,
                     rank=0,
                     world_size=world_size,
                     first_step=0,

@@ -299,3 +299,27 @@ def test_a_batch_that_its_pieces_do_not_divide(message, content):
         "training.accumulate_steps=3 does not divide the 32 samples that each of 2 ranks has of "
         "loading.global_batch_size=64; use a divisor" in message(content)
     )
+
+
+@pytest.mark.parametrize(
+    ("sides", "said"),
+    [
+        ([64, 32], "training.progressive_px=[64, 32] must rise, to model.input_px=64 at most"),
+        ([32, 48, 96], "training.progressive_px=[32, 48, 96] must rise, to model.input_px=64 at most"),
+        ([32, 40, 48, 56, 64], "lists 5 sides for training.epochs=4; each needs an epoch of its own"),
+        ([], "tuple should have at least 1 item"),
+    ],
+)
+def test_sides_that_do_not_grow_to_the_models(content, message, sides, said):
+    content["model"]["input_px"] = 64
+    content["training"] |= {"epochs": 4, "progressive_px": sides}
+    assert said in message(content)
+
+
+@pytest.mark.parametrize("sides", [[32], [32, 64], [32, 48, 64]])
+def test_sides_come_back_as_they_were_written(content, tmp_path, sides):
+    content["model"]["input_px"] = 64
+    content["training"] |= {"epochs": 4, "progressive_px": sides}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    training = params.read(tmp_path / "params.yaml")["training"]
+    assert training.model_dump(mode="json")["progressive_px"] == sides

@@ -142,7 +142,8 @@ def write_shards():
 def _run(index_digest: str) -> artifacts.Run:
     return artifacts.Run(
         fingerprint="0123456789abcdef", run_id=None, tracking_uri="https://mlflow.example/", index_digest=index_digest,
-        backbone="test_resnet", num_parameters=12345, num_steps=100, num_epochs=3, world_size=2, attempts=1,
+        backbone="test_resnet", num_parameters=12345, num_steps=100, num_epochs=3, exported_epoch=3,
+        ending="all of 3 epochs", world_size=2, attempts=1,
         train_seconds=71.4, images_per_second=1234.5, validation={"loss": 0.25, "top1": 0.9},
     )  # fmt: skip
 

@@ -1,6 +1,7 @@
 import html.parser
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -205,6 +206,18 @@ def words(case, history=None) -> list[str]:
 def sure(answers, num_classes: int = 2):
     """Pixels of a model that gives these answers with full confidence."""
     return np.eye(num_classes, dtype=int)[np.asarray(answers)] * 255
+
+
+def test_what_came_after_the_exported_epoch_is_not_held_against_the_model(evaluated):
+    case = evaluated(*confused(3, 60))
+    losses = [0.5, 0.4, 0.6]
+    history = case.history | {"validation_loss": losses, "epoch": [1.0, 2.0, 3.0]}
+    best, last = (
+        Page(render(replace(case, history=history, run=case.run.model_copy(update={"exported_epoch": epoch})))).text
+        for epoch in (2, 3)
+    )
+    assert "overfits" in last
+    assert "overfits" not in best
 
 
 def test_a_good_model_has_no_notes(evaluated):

@@ -116,13 +116,16 @@ def write_an_untrained_model(index: Index) -> None:
     model = timm.create_model("test_resnet", num_classes=len(index.classes))
     facts = {"backbone": "test_resnet", "classes": index.classes, "input_px": 32, "num_channels": 3}
     export.write(layout.MODEL, model, mean=index.mean, std=index.std, **facts)
-    nothing = dict.fromkeys(("num_parameters", "num_steps", "num_epochs", "world_size", "attempts"), 1)
+    nothing = dict.fromkeys(
+        ("num_parameters", "num_steps", "num_epochs", "exported_epoch", "world_size", "attempts"), 1
+    )
     Run(
         fingerprint="f",
         run_id=None,
         tracking_uri="",
         index_digest=index.digest,
         backbone="test_resnet",
+        ending="",
         train_seconds=1.0,
         images_per_second=1.0,
         validation={},

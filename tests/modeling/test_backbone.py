@@ -42,3 +42,30 @@ def test_an_option_that_is_none_of_the_constructors_is_refused(model, name):
 def test_an_option_that_timm_does_not_take_is_refused(options):
     with pytest.raises(ModelError, match=r"input_px=64, model\.options=\{.*argument.*options are the arguments"):
         backbone.check("resnet18", 64, options)
+
+
+@pytest.mark.parametrize(
+    ("name", "sides", "options"),
+    [
+        ("convoynet", [32, 48, 50, 64], {}),
+        ("test_resnet", [32, 33, 48, 64], {}),
+        ("test_convnext", [32, 48], {}),
+        ("test_vit", [32, 48], {"dynamic_img_size": True}),
+    ],
+)
+def test_networks_of_any_side_may_grow(name, sides, options):
+    backbone.check_sides(name, sides, input_px=64, options=options)
+    model = build(name, input_px=64, options=options)
+    for side in sides:
+        assert model(torch.zeros(2, 3, side, side)).shape == (2, 3)
+
+
+@pytest.mark.parametrize(("name", "input_px", "side"), [("vit_tiny_patch16_224", 64, 32), ("lenet5", 32, 28)])
+def test_networks_of_one_side_may_not_grow(name, input_px, side):
+    backbone.check_sides(name, [], input_px=input_px)
+    with pytest.raises(
+        ModelError,
+        match=rf"training\.progressive_px has {side}, and model\.backbone={name}, built for model\.input_px="
+        rf"{input_px}, cannot take images of that side: .*dynamic_img_size: true",
+    ):
+        backbone.check_sides(name, [side, input_px], input_px=input_px)

@@ -64,6 +64,8 @@ def enter(client, uri, experiment_id, name):
             num_parameters=1,
             num_steps=40,
             num_epochs=2,
+            exported_epoch=2,
+            ending="all of 2 epochs",
             world_size=1,
             attempts=1,
             train_seconds=1.0,

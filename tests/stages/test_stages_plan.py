@@ -145,6 +145,13 @@ def test_what_training_refuses_is_refused(project, section, values, error, messa
         plan(as_json=True)
 
 
+def test_sides_that_the_network_cannot_take_are_refused(project):
+    change("model", backbone="vit_tiny_patch16_224")
+    change("training", progressive_px=[16, 32])
+    with pytest.raises(ModelError, match=r"progressive_px has 16, and model\.backbone=vit_tiny_patch16_224"):
+        plan(as_json=True)
+
+
 def test_more_ranks_than_cores_are_refused(project):
     change("loading", global_batch_size=4096, lanes=1)
     change("cluster", num_workers=4096)

@@ -16,7 +16,7 @@ from pipeline.launch import tune
 from pipeline.launch.tune import Outcome
 from pipeline.stages import layout, recipe, sweep
 from pipeline.stages.task import is_done
-from pipeline.stages.trial import run_trial, task_with
+from pipeline.stages.trial import Scores, run_trial, task_with
 
 SPACE = "optimizer.lr: {log: [0.0001, 0.1]}\ntraining.label_smoothing: {choice: [0.0, 0.1]}\n"
 
@@ -83,6 +83,22 @@ def outcome(score, num_epochs, problem=None):
 def test_the_best_is_one_that_was_trained_to_the_end():
     outcomes = [outcome(0.99, 1), outcome(0.7, 3), outcome(0.8, 3), outcome(None, 0, "failed")]
     assert sweep.choose(outcomes) is outcomes[2]
+
+
+@pytest.mark.parametrize(
+    ("keeps_best", "told"),
+    [(True, [(1, 0.5), (2, 0.7), (3, 0.7), (9, 0.7)]), (False, [(1, 0.5), (2, 0.7), (3, 0.6), (9, 0.7)])],
+)
+def test_a_run_that_ended_early_stands_at_its_full_length_with_its_best(keeps_best, told):
+    heard = []
+    scores = Scores(lambda epoch, score: heard.append((epoch, score)), keeps_best=keeps_best)
+    for epoch, top1 in enumerate([0.5, 0.7, 0.6], 1):
+        scores.tell(epoch, top1)
+    scores.end(9)
+    assert heard == told
+    scores.tell(9, 0.1)
+    scores.end(9)
+    assert len(heard) == len(told) + 1
 
 
 def test_without_a_score_the_first_problem_is_told():

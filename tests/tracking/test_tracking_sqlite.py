@@ -111,6 +111,14 @@ def test_only_committed_steps_leave_and_each_once(client, start, tmp_path):
     assert (run.info.status, run.data.tags["attempts"]) == ("FINISHED", "2")
 
 
+def test_how_a_run_ended_is_a_tag_of_its_end(client, start, tmp_path):
+    assert start().finish("KILLED", 30)
+    again = start()
+    assert again.finish("FINISHED", 30, {"ending": "all of 3 epochs"})
+    tags = client.get_run(again.run_id).data.tags
+    assert (tags["ending"], tags["attempts"]) == ("all of 3 epochs", "2")
+
+
 def test_more_than_a_batch_and_more_than_a_chunk(client, start, tmp_path, monkeypatch):
     monkeypatch.setattr("pipeline.tracking.spool.CHUNK_BYTES", 100_000)
     tracker = start()

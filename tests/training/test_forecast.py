@@ -82,4 +82,9 @@ def test_time_and_cost_by_hand():
     slow = Rates(loader_seconds=0.2, step_seconds=0.3, together_seconds=0.32)
     seconds = forecast.run_seconds(slow, steps=0, batch_size_per_rank=50, validations=1, validation_images=500)
     assert seconds == pytest.approx(500 * 0.2 / 50)
+    growing = forecast.run_seconds(
+        rates, steps=1000, batch_size_per_rank=50, validations=10, validation_images=500, areas=[0.1, 0.5, 1.0],
+        validation_area=4.0,
+    )  # fmt: skip
+    assert growing == pytest.approx(1000 * (0.05 + 0.16 + 0.32) / 3 + 10 * 500 * 0.4 / 50)
     assert forecast.cost(7200, num_ranks=8, price_per_hour=2.5) == 40.0
