@@ -192,7 +192,8 @@ def test_images_are_read_from_their_places_and_their_sizes_from_their_headers(tm
     Image.fromarray(NOISE_HWC[:20, :30]).save(with_exif, "JPEG", exif=Image.Exif())
     png = io.BytesIO()
     Image.fromarray(NOISE_HWC[:20, :30]).save(png, "PNG")
-    images = [PHOTO, with_exif.getvalue(), png.getvalue(), b"", b"\xff\xd8", PHOTO]
+    large = simplejpeg.encode_jpeg(np.ascontiguousarray(NOISE_HWC[:300, :259]))
+    images = [PHOTO, with_exif.getvalue(), png.getvalue(), b"", b"\xff\xd8", large, PHOTO]
     with (tmp_path / "file").open("wb+") as file:
         file.write(b"".join(images)[:-1])
         file.flush()
@@ -204,8 +205,8 @@ def test_images_are_read_from_their_places_and_their_sizes_from_their_headers(tm
         room = int((rows["offset"] + rows["num_bytes"]).max())
         memory = np.zeros(room + 9, np.uint8)
         read_images(rows, memory[:room])
-    assert rows["height"].tolist() == [120, 0, 0, 0, 0, UNREAD]  # the last one is cut
-    assert rows["width"][0] == 90
+    assert rows["height"].tolist() == [120, 0, 0, 0, 0, 300, UNREAD]  # the last one is cut
+    assert rows["width"][[0, 5]].tolist() == [90, 259]
     first = int(rows["offset"][0])
     assert memory[first : first + len(PHOTO)].tobytes() == PHOTO
     assert not memory[room:].any()
@@ -249,6 +250,11 @@ def test_rows_that_are_none_are_a_mistake():
         cut_pixels(np.zeros(CROP.itemsize + 1, np.uint8), NOISE_HWC, out_BHWC)
     with pytest.raises(ValueError, match="side_px is out of range"):
         region._crops.cut_pixels(np.zeros(1, CROP), NOISE_HWC, out_BHWC, crops.MAX_SIDE_PX + 1)
+
+
+def test_what_is_built_agrees():
+    """Or the other tests of it would be left out without a word."""
+    assert native().is_used or native().why in (region.native().why, "this processor has no AVX2")
 
 
 @needs_native
