@@ -68,12 +68,12 @@ static void read_image(Crop *crop, const Py_buffer *memory)
     }
 }
 
-/* Whether `imaging.resizing` interpolates here: where at least one side grows, and where nothing changes. */
+/* Whether `imaging.resizing` interpolates here: where a side grows, or both shrink to more than a half. */
 static int is_interpolated(const Rectangle *wanted, int side_px)
 {
     return wanted->rows >= 1 && wanted->columns >= 1
         && (wanted->rows < side_px || wanted->columns < side_px
-            || (wanted->rows == side_px && wanted->columns == side_px));
+            || (wanted->rows < 2 * side_px && wanted->columns < 2 * side_px));
 }
 
 static void finish(Crop *crop, const Pixels *pixels, const Batch *batch)

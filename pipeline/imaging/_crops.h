@@ -11,6 +11,10 @@
 /* The longest side of what pixels are stretched to, and of a row of what is stretched. */
 #define MAX_SIDE_PX 1024
 #define MAX_ROW_PX 4096
+#define MAX_ROW_BYTES (MAX_ROW_PX * CHANNELS)
+
+/* Rows are read by so many bytes at a time, and so beyond their end. */
+#define SLACK_BYTES 16
 
 typedef struct {
     int32_t height, width; /* of the whole image, as its header was understood to say */
@@ -32,6 +36,21 @@ int decode_rectangle(
 
 /* True when the bytes begin like a JPEG with no EXIF or XMP; then its size as stored. */
 int read_jpeg_size(const unsigned char *data, size_t num_bytes, int32_t *height, int32_t *width);
+
+/* Of three neighbours, in 256ths. */
+typedef struct {
+    int16_t outer, inner;
+} Taps;
+
+/* Those that smooth what `length` pixels lose when they become `side_px`. */
+Taps taps_for(int length, int side_px);
+
+/* Writes a smoothed row, and up to SLACK_BYTES more. Beyond the border lies the border. */
+void smooth_row(const Pixels *pixels, int row, Taps across, Taps down, unsigned char *out);
+
+/* A row that may be read beyond its end: itself, or a copy. The first stands for those before it, the last for those
+   behind. */
+const unsigned char *with_slack(const Pixels *pixels, int row, unsigned char *copy);
 
 /* Whether this processor can do the work of `stretch`. */
 int can_stretch(void);

@@ -1,4 +1,5 @@
-/* Pixels stretched to a square by bilinear interpolation in whole numbers: those that OpenCV's INTER_LINEAR gives.
+/* Pixels stretched to a square by bilinear interpolation in whole numbers: those that OpenCV's INTER_LINEAR gives. Where
+   they shrink they are smoothed before.
 
    Each row is first stretched across, to 15 bits a value, then two neighbouring ones are mixed. Across, four values
    come from one load of 16 bytes, from which a shuffle takes the two neighbours of each. */
@@ -11,7 +12,7 @@
 #include <string.h>
 
 #define QUAD 4
-#define LOAD_BYTES 16
+#define LOAD_BYTES SLACK_BYTES
 #define BLOCK 32 /* values that are done at a time */
 #define MAX_VALUES (MAX_SIDE_PX * CHANNELS)
 #define ONE 2048 /* the sum of the weights of two neighbours */
@@ -144,23 +145,21 @@ WITH_AVX2 static void mix_rows(
     }
 }
 
-/* A row that may be read beyond its end: itself, or a copy. */
-static const unsigned char *with_slack(const Pixels *pixels, int row, unsigned char *copy)
+/* Whether `imaging.resizing` smooths before it interpolates. */
+static int shrinks(const Pixels *pixels, int side_px)
 {
-    const unsigned char *first = pixels->first + (size_t)row * pixels->pitch;
-    size_t num_bytes = (size_t)pixels->columns * CHANNELS;
-    if ((size_t)(pixels->end - first) >= num_bytes + LOAD_BYTES) {
-        return first;
-    }
-    return memcpy(copy, first, num_bytes);
+    return pixels->rows >= side_px && pixels->columns >= side_px
+        && (pixels->rows > side_px || pixels->columns > side_px);
 }
 
 int stretch(const Pixels *pixels, int side_px, int flip_horizontal, int flip_vertical, unsigned char *out)
 {
     Across plan;
     int16_t memory[2][MAX_VALUES] __attribute__((aligned(32))), *stretched[2] = {memory[0], memory[1]};
-    unsigned char copy[MAX_ROW_PX * CHANNELS + LOAD_BYTES] = {0};
+    unsigned char made[MAX_ROW_BYTES + 2 * SLACK_BYTES];
     double scale = scale_of(pixels->rows, side_px);
+    Taps down = taps_for(pixels->rows, side_px), across = taps_for(pixels->columns, side_px);
+    int is_smoothed = shrinks(pixels, side_px);
     int held[2] = {-1, -1}; /* the rows that lie in `stretched` */
     if (side_px < 1 || side_px > MAX_SIDE_PX || pixels->columns > MAX_ROW_PX
         || !plan_across(&plan, pixels->columns, side_px, flip_horizontal)) {
@@ -178,7 +177,13 @@ int stretch(const Pixels *pixels, int side_px, int flip_horizontal, int flip_ver
                 held[0] = row;
             }
             if (held[each] != row) {
-                stretch_row(&plan, with_slack(pixels, row, copy), stretched[each]);
+                const unsigned char *source = made;
+                if (is_smoothed) {
+                    smooth_row(pixels, row, across, down, made);
+                } else {
+                    source = with_slack(pixels, row, made);
+                }
+                stretch_row(&plan, source, stretched[each]);
                 held[each] = row;
             }
         }

@@ -43,8 +43,8 @@ def by_python(part_HWC, side_px, flips):
 
 
 def is_its_work(wanted, side_px):
-    """Where something grows, or nothing changes."""
-    return min(wanted[2:4]) < side_px or wanted[2:4] == (side_px, side_px)
+    """Where a side grows, or none shrinks to a half or less."""
+    return min(wanted[2:4]) < side_px or max(wanted[2:4]) < 2 * side_px
 
 
 @st.composite
@@ -60,11 +60,11 @@ def a_crop_of_noise(draw):
 
 @needs_native
 @settings(max_examples=400)
-@given(a_crop_of_noise(), st.integers(0, 50))
-def test_decoded_pixels_are_cut_and_resized_as_by_opencv(case, offset):
+@given(a_crop_of_noise(), st.integers(0, 50), st.sampled_from([0xFF, 0xC0]))
+def test_decoded_pixels_are_cut_and_resized_as_by_opencv(case, offset, mask):
     size, wanted, flips, side_px = case
     height, width = shrunk_size(*size, wanted.shrink)
-    whole_HWC = NOISE_HWC[:height, :width]
+    whole_HWC = NOISE_HWC[:height, :width] & np.uint8(mask)
     memory = np.concatenate([np.zeros(offset, np.uint8), whole_HWC.ravel()])
     out_BHWC = np.full((3, side_px, side_px, 3), 77, np.uint8)
     row = a_crop(size, wanted, place=1, offset=offset, flips=flips)
@@ -76,6 +76,25 @@ def test_decoded_pixels_are_cut_and_resized_as_by_opencv(case, offset):
         return
     assert is_its_work(wanted, side_px)
     np.testing.assert_array_equal(out_BHWC[1], by_python(wanted.of(whole_HWC), side_px, flips))
+
+
+@needs_native
+@settings(max_examples=300)
+@given(
+    st.integers(1, 70),
+    st.floats(1.0, 1.999),
+    st.floats(1.0, 1.999),
+    st.integers(0, 2**32),
+    st.sampled_from([0xFF, 0xC0]),
+)
+def test_what_shrinks_is_smoothed_and_rounded_as_by_opencv(side_px, shrink_y, shrink_x, seed, mask):
+    height, width = int(side_px * shrink_y), int(side_px * shrink_x)
+    noise_HWC = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8) & np.uint8(mask)
+    out_BHWC = np.zeros((1, side_px, side_px, 3), np.uint8)
+    row = a_crop((height, width), Region(0, 0, height, width))
+    cut_pixels(row, noise_HWC, out_BHWC)
+    assert row["is_done"][0]
+    np.testing.assert_array_equal(out_BHWC[0], resize(noise_HWC, side_px, side_px))
 
 
 @needs_native
@@ -174,7 +193,7 @@ memory = mmap.mmap(-1, 64 * page)
 address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
 assert ctypes.CDLL(None, use_errno=True).mprotect(ctypes.c_void_p(address + 63 * page), page, 0) == 0
 readable = np.frombuffer(memory, np.uint8, 63 * page)
-for height, width in ((1, 1), (2, 3), (40, 50), (64, 64), (3, 128), (90, 5)):
+for height, width in ((1, 1), (2, 3), (40, 50), (64, 64), (3, 128), (90, 5), (100, 90)):
     crops = np.zeros(1, CROP)
     for name, value in dict(height=height, width=width, shrink=1, rows=height, columns=width).items():
         crops[name] = value

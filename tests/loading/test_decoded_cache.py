@@ -9,6 +9,7 @@ import pytest
 import shard_sets
 import torch
 
+from pipeline.imaging import crops
 from pipeline.imaging.region import Region
 from pipeline.loading import encoded
 from pipeline.loading.augment import Augmentation
@@ -60,15 +61,22 @@ def assert_same_pixels(reader, decoded, epochs, num_workers=0):
 
 @pytest.fixture
 def decodes(monkeypatch):
-    """The regions that are decoded from here on."""
+    """The regions that are decoded from here on, natively or not."""
     seen = []
-    decode_region = encoded.decode_region
+    decode_region, cut_jpegs = encoded.decode_region, crops.cut_jpegs
 
     def counting(data, header, region, scratch):
         seen.append(region)
         return decode_region(data, header, region, scratch)
 
+    def counting_native(crops_N, *arguments):
+        names = ["top", "left", "rows", "columns", "shrink"]
+        seconds = cut_jpegs(crops_N, *arguments)
+        seen.extend(Region(*crop) for crop in crops_N[names][crops_N["is_done"] != 0].tolist())
+        return seconds
+
     monkeypatch.setattr(encoded, "decode_region", counting)
+    monkeypatch.setattr(crops, "cut_jpegs", counting_native)
     return seen
 
 
