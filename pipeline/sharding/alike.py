@@ -33,7 +33,8 @@ HASHES_AT_ONCE = 100_000
 MIXING = np.uint64(0x9E3779B97F4A7C15)
 """An odd factor that spreads the bits of a key over its upper ones. Source: Knuth, TAOCP 3, 6.4."""
 
-PAIRS_AT_ONCE = 16_384
+PAIRS_AT_ONCE = 4096
+"""Whose thumbnails are in memory."""
 
 
 def group_alike(
@@ -46,9 +47,7 @@ def group_alike(
     """
     leaders = alone(len(is_meant))
     hashes, candidates = _candidates(likenesses, is_meant)
-    pairs = near_pairs(hashes, max_bits)
-    del hashes  # eight bytes an image, of which the search keeps a sorted copy
-    for a, b in pairs:
+    for a, b in near_pairs(hashes, max_bits):
         rows_a, rows_b = candidates[a], candidates[b]
         is_open = leaders[rows_a] != leaders[rows_b]
         rows_a, rows_b = rows_a[is_open], rows_b[is_open]
@@ -74,22 +73,36 @@ def _candidates(likenesses: Iterable[np.ndarray], is_meant: np.ndarray) -> tuple
 
 
 def near_pairs(hashes: np.ndarray, max_bits: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Rows of hashes that differ in at most `max_bits` bits, in batches; a pair may come more than once."""
+    """Rows of hashes that differ in at most `max_bits` bits, in batches; a pair may come more than once.
+
+    The hashes are sorted where they lie: a sorted copy would take as much again.
+    """
     order = _sorted_places(hashes)
-    hashes = hashes[order]
+    hashes.sort()
     is_first = np.ones(len(hashes), bool)
     is_first[1:] = hashes[1:] != hashes[:-1]
     if not is_first.all():
         # Of equal hashes the first is paired with each of the others, and after that speaks for them.
         firsts, followers = np.flatnonzero(is_first), np.flatnonzero(~is_first)
         yield order[firsts[np.searchsorted(firsts, followers) - 1]], order[followers]
-        order, hashes = order[is_first], hashes[is_first]
+        order, hashes = _keep(order, is_first), _keep(hashes, is_first)
     for mask in _masks(max_bits):
         for places in _blocks(hashes, mask):
             key = hashes[places] & mask
             by_key = np.argsort(key, kind="stable")  # the same order, and so the same pairs, on every machine
             for a, b in _near_neighbours(key[by_key], hashes[places[by_key]], max_bits):
                 yield order[places[by_key[a]]], order[places[by_key[b]]]
+
+
+def _keep(array: np.ndarray, is_kept: np.ndarray) -> np.ndarray:
+    """Those that are kept, moved to the array's front: a copy would take as much again."""
+    num_kept = 0
+    for start in range(0, len(array), HASHES_AT_ONCE):
+        part = slice(start, start + HASHES_AT_ONCE)
+        kept = array[part][is_kept[part]]
+        array[num_kept : num_kept + len(kept)] = kept
+        num_kept += len(kept)
+    return array[:num_kept]
 
 
 def _sorted_places(hashes: np.ndarray) -> np.ndarray:
@@ -134,11 +147,16 @@ def _near_neighbours(key: np.ndarray, hashes: np.ndarray, max_bits: int) -> Iter
 
 def correlations(thumbs_a: np.ndarray, thumbs_b: np.ndarray) -> np.ndarray:
     """float64 [num_pairs]; sums of whole numbers, so that a pair on the border is on the same side everywhere."""
-    a, b, num_pixels = thumbs_a.astype(np.int64), thumbs_b.astype(np.int64), thumbs_a.shape[1]
+    a, b, num_pixels = thumbs_a.astype(np.int32), thumbs_b.astype(np.int32), thumbs_a.shape[1]
     sum_a, sum_b = a.sum(axis=1), b.sum(axis=1)
-    covariance = num_pixels * (a * b).sum(axis=1) - sum_a * sum_b
-    variances = [num_pixels * (each * each).sum(axis=1) - total * total for each, total in ((a, sum_a), (b, sum_b))]
+    covariance = num_pixels * _products(a, b) - sum_a * sum_b
+    variances = [num_pixels * _products(each, each) - total * total for each, total in ((a, sum_a), (b, sum_b))]
     return covariance / np.sqrt(variances[0].astype(np.float64) * variances[1])
+
+
+def _products(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """int64 [num_pairs]: the scalar product of each row with its other; 32 bits hold that of 33,000 grey levels."""
+    return np.einsum("ij,ij->i", a, b).astype(np.int64)
 
 
 def _masks(max_bits: int) -> Iterator[np.uint64]:

@@ -66,7 +66,9 @@ class Manifest:
     def batches(self, *columns: str) -> Iterator[pa.RecordBatch]:
         """Some of its columns, in the manifest's order."""
         with self._open() as file:
-            for number, batch in enumerate(file.iter_batches(ROWS_PER_BLOCK, columns=list(columns))):
+            # Without threads: each would keep what it read with, out of reach for a release from here.
+            batches = file.iter_batches(ROWS_PER_BLOCK, columns=list(columns), use_threads=False)
+            for number, batch in enumerate(batches):
                 if number % BLOCKS_PER_RELEASE == 0:
                     pa.default_memory_pool().release_unused()  # it would go on growing to the manifest's end
                 yield batch

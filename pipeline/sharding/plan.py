@@ -40,12 +40,11 @@ def plan_shards(
     Inside a part the order is a keyed shuffle of `contents`, uint64 [num_records], the first bytes of the images'
     digests, so that whoever reads a tar from its start meets all classes. Raises SourceError when keys do not suffice.
     """
-    order_keys = _shuffle_keys(contents, seed)
     shards, first_key = [], taken.first_key
     for code in np.unique(parts[parts != NO_SPLIT]).tolist():
         part = part_name(code)
         rows = np.flatnonzero(parts == code).astype(np.int32)
-        rows = rows[np.argsort(order_keys[rows], kind="stable")]
+        rows = rows[np.argsort(_shuffle_keys(contents[rows], seed), kind="stable")]
         for number, start in enumerate(range(0, len(rows), samples_per_shard), taken.numbers.get(part, 0)):
             rows_of_shard = rows[start : start + samples_per_shard]
             shards.append(PlannedShard(f"{part}/{part}-{number:06d}", first_key, rows_of_shard))

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tarfile
 
+import pytest
 from image_folders import build, two_classes
 from projects import REPOSITORY
 
@@ -40,8 +41,9 @@ def test_long_tables_are_scanned(tmp_path):
     assert all(figures["cpu_seconds"] > 0 for figures in result["results"].values())
 
 
-def test_ray_data_and_webdataset_read_what_the_index_says():
-    result = run("benchmarks/readers.py", "--readers", "ray_data", "webdataset")
+@pytest.mark.parametrize("kind", [[], ["--channels", 5]], ids=["pictures", "arrays"])
+def test_ray_data_and_webdataset_read_what_the_index_says(kind):
+    result = run("benchmarks/readers.py", "--readers", "ray_data", "webdataset", *kind)
     equal = dict.fromkeys(SPLITS, "equal")
     assert result["results"] == {"ray_data": equal, "webdataset": equal}
 

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -90,3 +91,9 @@ def test_workers_have_the_environment_of_the_moment(monkeypatch):
         with LocalWorkers(2) as workers:
             found = list(workers.map(worker_tasks.variable, ["CONVOY_TEST_ADDRESS"] * 3, lambda count: None))
         assert found == [value] * 3
+
+
+def test_workers_keep_their_memory_for_the_next_image():
+    with LocalWorkers(2) as workers:
+        fetched = list(workers.map(worker_tasks.fetch_pages, [6_000_000] * 2, lambda count: None))
+    assert max(fetched) < 6_000_000 / os.sysconf("SC_PAGE_SIZE"), "twenty times as many where it is given back"
