@@ -90,7 +90,8 @@ def _copy_served_modules(scratch: Path) -> Path:
     for name in SERVED_MODULES:
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         if (source / name).is_dir():
-            shutil.copytree(source / name, target / name, ignore=shutil.ignore_patterns("__pycache__", "*.c", "*.so"))
+            ignored = shutil.ignore_patterns("__pycache__", "*.c", "*.h", "*.so")
+            shutil.copytree(source / name, target / name, ignore=ignored)
         else:
             shutil.copyfile(source / name, target / name)
     return target

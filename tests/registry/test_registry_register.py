@@ -261,8 +261,8 @@ def test_the_model_travels_with_short_pinned_requirements_and_only_the_code_it_n
     assert all(line.partition("==")[2] and "+" not in line for line in lines)
     code = {path.relative_to(folder).parts[2] for path in (Path(folder) / "code").rglob("*.py")}
     assert code == {"__init__.py", "artifacts.py", "errors.py", "imaging", "networks", "registry"}
-    for compiled in ("*.pkl", "*.so"):
-        assert not list(Path(folder).rglob(compiled))
+    for unwanted in ("*.pkl", "*.so", "*.c", "*.h"):
+        assert not list(Path(folder).rglob(unwanted))
     assert list(Path(folder).rglob("model.safetensors"))
 
 
