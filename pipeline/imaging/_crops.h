@@ -29,6 +29,12 @@ typedef struct {
     int rows, columns;
 } Pixels;
 
+/* The row itself, or the one at the border that stands for those beyond it. */
+static inline int inside_rows(const Pixels *pixels, int row)
+{
+    return row < 0 ? 0 : row < pixels->rows ? row : pixels->rows - 1;
+}
+
 /* True when `memory` holds the rectangle's pixels, and `placed` says where. */
 int decode_rectangle(
     const unsigned char *data, size_t num_bytes, const Rectangle *wanted, unsigned char *memory, size_t room,
@@ -48,8 +54,7 @@ Taps taps_for(int length, int side_px);
 /* Writes a smoothed row, and up to SLACK_BYTES more. Beyond the border lies the border. */
 void smooth_row(const Pixels *pixels, int row, Taps across, Taps down, unsigned char *out);
 
-/* A row that may be read beyond its end: itself, or a copy. The first stands for those before it, the last for those
-   behind. */
+/* A row that may be read beyond its end: itself, or a copy. */
 const unsigned char *with_slack(const Pixels *pixels, int row, unsigned char *copy);
 
 /* Whether this processor can do the work of `stretch`. */

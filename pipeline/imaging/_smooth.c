@@ -72,8 +72,7 @@ WITH_AVX2 static void sum_across(const int16_t *sums, Taps taps, int num_values,
 
 const unsigned char *with_slack(const Pixels *pixels, int row, unsigned char *copy)
 {
-    row = row < 0 ? 0 : row < pixels->rows ? row : pixels->rows - 1;
-    const unsigned char *first = pixels->first + (size_t)row * pixels->pitch;
+    const unsigned char *first = pixels->first + (size_t)inside_rows(pixels, row) * pixels->pitch;
     size_t num_bytes = (size_t)pixels->columns * CHANNELS;
     if ((size_t)(pixels->end - first) >= num_bytes + SLACK_BYTES) {
         return first;

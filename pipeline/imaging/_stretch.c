@@ -161,31 +161,32 @@ int stretch(const Pixels *pixels, int side_px, int flip_horizontal, int flip_ver
     Taps down = taps_for(pixels->rows, side_px), across = taps_for(pixels->columns, side_px);
     int is_smoothed = shrinks(pixels, side_px);
     int held[2] = {-1, -1}; /* the rows that lie in `stretched` */
-    if (side_px < 1 || side_px > MAX_SIDE_PX || pixels->columns > MAX_ROW_PX
-        || !plan_across(&plan, pixels->columns, side_px, flip_horizontal)) {
+    if (pixels->columns > MAX_ROW_PX || !plan_across(&plan, pixels->columns, side_px, flip_horizontal)) {
         return 0;
     }
     for (int place = 0; place < side_px; place++) {
         Pair pair = pair_of(place, scale);
+        int upper = inside_rows(pixels, pair.at);
+        if (held[0] != upper && held[1] == upper) { /* what was the lower one */
+            int16_t *lower = stretched[1];
+            stretched[1] = stretched[0];
+            stretched[0] = lower;
+            held[0] = held[1];
+            held[1] = -1;
+        }
         for (int each = 0; each < 2; each++) {
-            int row = pair.at + each < 0 ? 0 : pair.at + each < pixels->rows ? pair.at + each : pixels->rows - 1;
-            if (each == 0 && held[1] == row) {
-                int16_t *lower = stretched[1];
-                stretched[1] = stretched[0];
-                stretched[0] = lower;
-                held[1] = held[0];
-                held[0] = row;
+            int row = inside_rows(pixels, pair.at + each);
+            if (held[each] == row) {
+                continue;
             }
-            if (held[each] != row) {
-                const unsigned char *source = made;
-                if (is_smoothed) {
-                    smooth_row(pixels, row, across, down, made);
-                } else {
-                    source = with_slack(pixels, row, made);
-                }
-                stretch_row(&plan, source, stretched[each]);
-                held[each] = row;
+            const unsigned char *source = made;
+            if (is_smoothed) {
+                smooth_row(pixels, row, across, down, made);
+            } else {
+                source = with_slack(pixels, row, made);
             }
+            stretch_row(&plan, source, stretched[each]);
+            held[each] = row;
         }
         int to = flip_vertical ? side_px - 1 - place : place;
         mix_rows(stretched[0], stretched[1], pair.weights, out + (size_t)to * side_px * CHANNELS, side_px * CHANNELS);
