@@ -24,7 +24,8 @@ repro: setup  ## runs what is not up to date of scan, shard, train, evaluate, re
 
 .PHONY: test
 test: setup  ## runs every test but the long fault rows; warnings are errors
-	$(python) -m pytest -m "not long_fault"
+	$(python) -m pytest -m "not long_fault and not runs_ray"
+	$(python) -m pytest -m "not long_fault and runs_ray"
 
 .PHONY: lint
 lint: setup  ## checks rules and format of the code

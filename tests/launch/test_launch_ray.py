@@ -11,6 +11,8 @@ from pipeline.launch import local, losses
 from pipeline.launch import ray as launcher
 from pipeline.launch.cluster import Node, Room, room_for
 
+pytestmark = pytest.mark.runs_ray
+
 
 class Pause:
     """Nobody pauses."""

@@ -17,6 +17,8 @@ from train_commands import wait_until
 from pipeline.errors import ClusterError
 from pipeline.launch.tasks import ClusterWorkers
 
+pytestmark = pytest.mark.runs_ray
+
 PATIENCE_SECONDS = train_commands.PATIENCE_SECONDS
 
 

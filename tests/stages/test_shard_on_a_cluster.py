@@ -18,6 +18,8 @@ from pipeline.sharding.manifest import Manifest
 from pipeline.sharding.sight import check_sight, take_sight
 from pipeline.stages import layout
 
+pytestmark = pytest.mark.runs_ray
+
 PHOTOS = {f"{'ab'[number % 2]}/{number}.jpg": jpeg(number, 40, 48) for number in range(300)} | {"a/0.png": b"text"}
 CHANGES = {"short_side_px": 32, "samples_per_shard": 64, "validation_fraction": 0.2, "test_fraction": 0.2}
 
