@@ -115,6 +115,10 @@ def test_what_is_seen_here_is_seen_here(sight):
     assert [path.name for path in sight.work.iterdir()] == ["sight"]
 
 
+def test_a_destination_need_not_hold_anything_yet(sight):
+    check_sight(sight._replace(location="memory://shards-of-a-test"))
+
+
 def test_each_difference_has_its_words(sight, project):
     def words(sight) -> str:
         with pytest.raises(SourceError) as caught:
