@@ -109,6 +109,7 @@ class Params(Section):
                 "use a divisor"
             )
         self._check_progressive()
+        self._check_fsdp2()
         if self.split.validation_fraction + self.split.test_fraction >= 1.0:
             raise ValueError(
                 f"split.validation_fraction={self.split.validation_fraction} and split.test_fraction="
@@ -130,6 +131,20 @@ class Params(Section):
                 f"training.progressive_px={list(sides)} lists {len(sides)} sides for training.epochs={epochs}; each "
                 "needs an epoch of its own"
             )
+
+    def _check_fsdp2(self) -> None:
+        if self.training.strategy != "fsdp2":
+            return
+        for key, value, refused, remedy in (
+            ("training.compile", self.training.compile, True, "false"),
+            ("training.precision", self.training.precision, "fp16", "bf16 or fp32"),
+            ("transfer.mode", self.transfer.mode, "gradual", "full or probe"),
+        ):
+            if value == refused:
+                raise ValueError(
+                    f"{key}={value} does not go with training.strategy=fsdp2, which splits weights over the ranks once "
+                    f"and computes with a block of them at a time; use {remedy}, or training.strategy: ddp"
+                )
 
     def _check_balanced(self) -> None:
         if self.loading.lanes > 1 or self.loading.shuffle_window_samples is not None:

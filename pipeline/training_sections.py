@@ -74,6 +74,9 @@ class Training(Section):
     """Pixels and kernels lie channel by channel: faster for convolutions on most hardware."""
     compile: bool
     """The network through torch.compile, which takes a minute and a C++ compiler before the first step."""
+    strategy: Literal["ddp", "fsdp2"]
+    """What ranks hold: `ddp` the whole network each, `fsdp2` a part each of weights, gradients, average and optimizer
+    state, for networks that one GPU's memory is too small for."""
     accumulate_steps: PositiveInt
     """Pieces in which a step's samples go through the network, for less memory. The global batch stays; batch
     normalisation sees a piece at a time."""
@@ -93,4 +96,4 @@ class Training(Section):
     ledger: Literal["digest", "full"]
     """What a step leaves in the ledger: a digest of its sample keys, or the keys too."""
 
-    not_in_fingerprint = frozenset({"checkpoint_every_seconds", "keep_checkpoints", "ledger"})
+    not_in_fingerprint = frozenset({"strategy", "checkpoint_every_seconds", "keep_checkpoints", "ledger"})

@@ -20,8 +20,8 @@ def task(index_path, folder, *, fingerprint="f", epochs=3, lr=0.01, loading=None
         "optimizer": {"name": "adamw", "lr": lr, "weight_decay": 0.05, "momentum": 0.9},
         "schedule": {"name": "cosine", "warmup_fraction": 0.1, "final_lr_fraction": 0.0},
         "training": {
-            "epochs": epochs, "patience_epochs": None, "progressive_px": None, "seed": 0, "precision": "fp32",
-            "loss": "cross_entropy", "balance": "none", "label_smoothing": 0.1, "ema_decay": 0.9,
+            "epochs": epochs, "patience_epochs": None, "progressive_px": None, "strategy": "ddp", "seed": 0,
+            "precision": "fp32", "loss": "cross_entropy", "balance": "none", "label_smoothing": 0.1, "ema_decay": 0.9,
             "clip_norm": 1.0, "checkpoint_every_seconds": 1e-9, "keep_checkpoints": 100, "ledger": "full",
         },
     }  # fmt: skip

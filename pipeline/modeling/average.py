@@ -3,6 +3,12 @@
 import copy
 
 import torch
+from torch.distributed.tensor import DTensor
+
+
+def local(weight: torch.Tensor) -> torch.Tensor:
+    """This rank's part of a weight that is split over ranks; the weight itself where it is whole."""
+    return weight.to_local() if isinstance(weight, DTensor) else weight
 
 
 class Average:
@@ -21,6 +27,7 @@ class Average:
         """
         decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
         self.num_updates += 1
-        torch._foreach_lerp_(list(self.model.parameters()), list(model.parameters()), 1.0 - decay)
+        averages, weights = ([local(each) for each in of.parameters()] for of in (self.model, model))
+        torch._foreach_lerp_(averages, weights, 1.0 - decay)
         for mine, theirs in zip(self.model.buffers(), model.buffers(), strict=True):
             mine.copy_(theirs)

@@ -2,6 +2,7 @@
 
 import timm.optim
 import torch
+from torch.distributed.tensor import DTensor
 
 SECOND_BETA = 0.999
 
@@ -39,8 +40,10 @@ def _make(groups: list[dict], name: str, lr: float, momentum: float, is_thawing:
         return timm.optim.Lamb(groups, lr=lr, betas=betas, max_grad_norm=None)
     if name == "muon":
         return timm.optim.Muon(groups, lr=lr, momentum=momentum, nesterov=True, betas=betas)
-    # Fused, torch 2.13 wants momentum of all parameters or of none.
-    return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0.0, fused=not is_thawing)
+    # Fused, torch 2.13 wants momentum of all parameters or of none, and none of them split over ranks.
+    is_split = any(isinstance(parameter, DTensor) for group in groups for parameter in group["params"])
+    is_fused = not is_thawing and not is_split
+    return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0.0, fused=is_fused)
 
 
 def _groups(model: torch.nn.Module, weight_decay: float, lr_scales: dict[str, float]) -> list[dict]:

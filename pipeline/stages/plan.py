@@ -113,6 +113,7 @@ def _measured(task: "Task", cluster: params.Cluster, trial: "Trial", *, num_step
 
     num_ranks, price = max(1, cluster.num_workers), cluster.price_per_gpu_hour
     num_left, steps_per_epoch = num_steps - num_done, num_steps // task.training.epochs
+    num_parts = num_ranks if task.training.strategy == "fsdp2" else 1
     per_rank = task.loading.global_batch_size // num_ranks
     free = free_bytes(trial.device)
     rates, kept_bytes = rehearsal.rehearse(trial, num_ranks)
@@ -123,6 +124,7 @@ def _measured(task: "Task", cluster: params.Cluster, trial: "Trial", *, num_step
         with_average=task.training.ema_decay > 0,
         activations_bytes=kept_bytes // task.training.accumulate_steps,  # those of a piece at a time
         batch_bytes=per_rank * trial.image_bytes,
+        num_parts=num_parts,
     )
     seconds = forecast.run_seconds(
         rates,
@@ -137,7 +139,12 @@ def _measured(task: "Task", cluster: params.Cluster, trial: "Trial", *, num_step
         "num_parameters": sum(parameter.numel() for parameter in trial.network.parameters()),
         "memory_bytes": vars(memory) | {"total": memory.total},
         "free_memory_bytes": free,
-        "run_folder_bytes": forecast.checkpoints_bytes(memory, task.training.keep_checkpoints),
+        "run_folder_bytes": forecast.checkpoints_bytes(
+            memory,
+            task.training.keep_checkpoints,
+            num_parts=num_parts,
+            with_best=task.training.patience_epochs is not None,
+        ),
         "free_disk_bytes": shutil.disk_usage(_existing(task.run.path)).free,
         "device": str(trial.device),
         "loader_images_per_second": per_rank / rates.loader_seconds,

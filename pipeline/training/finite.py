@@ -10,7 +10,9 @@ import numpy as np
 import torch
 
 from pipeline.errors import TrainingError
+from pipeline.modeling.average import local
 from pipeline.training.ledger import Unfinite
+from pipeline.training.parts import has_parts
 
 MAX_KEYS_TOLD = 64
 """Samples that a message names."""
@@ -24,8 +26,12 @@ def check_loss(mean_loss: float, mine: Unfinite | None, lr_at: Callable[[int], f
 
 def check_weights(network: torch.nn.Module, step: int, keys_B: np.ndarray, lr_at: Callable[[int], float]) -> None:
     """Raises TrainingError when `step`, on these samples of this rank, made weights that are not finite."""
-    norms = torch._foreach_norm(list(network.parameters()))
-    if not torch.stack(norms).isfinite().all():
+    norms = torch._foreach_norm([local(parameter) for parameter in network.parameters()])
+    is_finite = torch.stack(norms).isfinite().all()
+    if has_parts(network):
+        is_finite = is_finite.to(torch.int32)
+        torch.distributed.all_reduce(is_finite, op=torch.distributed.ReduceOp.MIN)
+    if not is_finite:
         mine = Unfinite(step, math.nan, tuple(keys_B.tolist()))
         raise TrainingError(_explain("The weights are not finite after step {step}", mine, lr_at))
 

@@ -31,9 +31,10 @@ from pipeline.training.network import build_network, build_optimizer, freeze
 from pipeline.training.patience import Patience
 from pipeline.training.phases import phases_on
 from pipeline.training.record import Record, Sink
-from pipeline.training.saving import Saver, committing
+from pipeline.training.saving import Saver, committing, save_of
 from pipeline.training.stopping import StopRequestedError, StopSign
 from pipeline.training.task import Place, Task
+from pipeline.training.trained import Trained
 from pipeline.training.world import strategy
 from pipeline.training.writer import sole_writer
 
@@ -89,8 +90,7 @@ def _train(task: Task, place: Place, open_sink: Callable[[Path, int], Sink]) -> 
             if state:
                 classifier.restore(state)
             _fit(classifier, reader, decoded, validation, record, steps_per_epoch, task, place)
-    if place.rank == 0:
-        leave(task, place, classifier, record, attempt)
+    leave(task, place, classifier, record, attempt)
 
 
 def _agree_on_start(task: Task, place: Place) -> tuple[int, dict[str, Any] | None]:
@@ -134,8 +134,9 @@ def _build_classifier(
 
     num_steps = task.training.epochs * steps_per_epoch
     network = build_network(task, reader.index, is_fresh=fresh)
+    trained = Trained(network, ema_decay=task.training.ema_decay, compiled=task.training.compile, rank=place.rank)
     return Classifier(
-        network,
+        trained,
         build_optimizer=lambda network: build_optimizer(task, network),
         lr_at=lambda step: task.optimizer.lr * schedule.lr_factor(step, num_steps, **task.schedule.model_dump()),
         num_classes=len(reader.index.classes),
@@ -148,10 +149,8 @@ def _build_classifier(
             class_counts=reader.class_counts,
         ),
         mixer=build_mixer(task, steps_per_epoch),
-        ema_decay=task.training.ema_decay,
         num_pieces=task.training.accumulate_steps,
         channels_last=task.training.channels_last,
-        compiled=task.training.compile,
         steps_per_epoch=steps_per_epoch,
         seed=task.training.seed,
         rank=place.rank,
@@ -161,7 +160,7 @@ def _build_classifier(
         tell=_teller(task, place),
         guard=_guard(task, reader) if place.rank == 0 else None,
         patience=Patience(task.training.patience_epochs),
-        save=saver.save if saver else lambda state, must: None,
+        save=save_of(saver, task, place),
     )
 
 
@@ -209,6 +208,8 @@ def _fit(
             epoch, task.training.epochs, num_groups=lambda: len(transfer.groups(network)), **when
         )
         classifier.keep_still(freeze(task, network, epoch))
+        if task.is_split(place):
+            classifier.trained.split(place)  # once: only gradual transfer fits twice, which params refuse with it
         trainer = _trainer(task, place, num_epochs)
         trainer.fit(
             classifier,
@@ -230,7 +231,7 @@ def _fit(
 
 def _trainer(task: Task, place: Place, num_epochs: int) -> lightning.Trainer:
     return lightning.Trainer(
-        strategy=strategy(place),
+        strategy=strategy(place, task.is_split(place)),
         accelerator="auto",
         devices=1,
         num_nodes=place.world_size,

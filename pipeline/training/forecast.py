@@ -55,15 +55,17 @@ def memory(
     with_average: bool,
     activations_bytes: int,
     batch_bytes: int,
+    num_parts: int = 1,
 ) -> Memory:
-    """Of a rank that trains what takes a gradient in `network`."""
+    """Of a rank that trains what takes a gradient in `network`, or one of `num_parts` of it; the blocks that are whole
+    while they compute come on top of those."""
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     stored = sum(value.numel() * value.element_size() for value in network.state_dict().values())
     return Memory(
-        weights=stored,
-        gradients=FLOAT_BYTES * sum(parameter.numel() for parameter in trained),
-        optimizer=FLOAT_BYTES * optimizer_floats(trained, optimizer, momentum),
-        average=stored if with_average else 0,
+        weights=stored // num_parts,
+        gradients=FLOAT_BYTES * sum(parameter.numel() for parameter in trained) // num_parts,
+        optimizer=FLOAT_BYTES * optimizer_floats(trained, optimizer, momentum) // num_parts,
+        average=stored // num_parts if with_average else 0,
         activations=activations_bytes,
         batches=(BATCHES_AHEAD + 2) * batch_bytes,
     )
@@ -78,9 +80,13 @@ def optimizer_floats(parameters: Iterable[torch.nn.Parameter], optimizer: str, m
     return 2 * sum(each.numel() for each in parameters)
 
 
-def checkpoints_bytes(rank: Memory, keep: int) -> int:
-    """Disk that a run's folder takes at most: checkpoints, one more in the making, and the weights it leaves."""
-    return (keep + 1) * (rank.weights + rank.average + rank.optimizer) + rank.weights
+def checkpoints_bytes(rank: Memory, keep: int, *, num_parts: int = 1, with_best: bool = False) -> int:
+    """Disk that a run's folder takes at most: checkpoints, one more in the making, and the weights it leaves.
+
+    `num_parts` is what `memory` was told; `with_best` says that checkpoints hold the best weights so far, too.
+    """
+    best = rank.weights if with_best else 0
+    return num_parts * ((keep + 1) * (rank.weights + rank.average + rank.optimizer + best) + rank.weights)
 
 
 def shards_per_lane(order: Order) -> np.ndarray:

@@ -10,9 +10,12 @@ from pipeline.training.task import Place, Task
 
 
 def leave(task: Task, place: Place, classifier: Classifier, record: Record, attempt: int) -> None:
-    """Writes the weights, then the result that vouches for them, each by rename."""
+    """Rank 0 writes the weights, then the result that vouches for them, each by rename; all ranks come here."""
+    weights = classifier.exported_weights()
+    if weights is None:
+        return
     partial = task.run.weights.with_name(".weights.partial")
-    safetensors.torch.save_file(classifier.exported_weights(), partial)
+    safetensors.torch.save_file(weights, partial)
     partial.replace(task.run.weights)
     exported = classifier.patience.exported(record.history)
     num_images = classifier.position * task.loading.global_batch_size

@@ -14,8 +14,7 @@ import torch
 from pipeline.loading.batches import Batch
 from pipeline.loading.keyed import key_of
 from pipeline.modeling import objective
-from pipeline.modeling.average import Average
-from pipeline.training import finite
+from pipeline.training import finite, parts
 from pipeline.training.bottleneck import Spent
 from pipeline.training.collapse import CollapseGuard
 from pipeline.training.ledger import Ledger
@@ -23,12 +22,13 @@ from pipeline.training.mixer import Mixer
 from pipeline.training.patience import Patience
 from pipeline.training.record import Record
 from pipeline.training.stopping import StopRequestedError
+from pipeline.training.trained import Trained
 
 _SEED_RANGE = 2**63
 
 
 class Classifier(lightning.LightningModule):
-    """Trains `network` from `position` on; what it leaves goes to the ledger and to the record.
+    """Trains a network from `position` on; what it leaves goes to the ledger and to the record.
 
     At log points all ranks meet: losses are averaged, ledgers are flushed, and `save` is offered the state, with
     whether it must take it. Once `is_stop_asked`, they meet after that step, save, and end with StopRequestedError.
@@ -36,7 +36,7 @@ class Classifier(lightning.LightningModule):
 
     def __init__(
         self,
-        network: torch.nn.Module,
+        trained: Trained,
         *,
         build_optimizer: Callable[[torch.nn.Module], torch.optim.Optimizer],
         lr_at: Callable[[int], float],
@@ -45,10 +45,8 @@ class Classifier(lightning.LightningModule):
         std: list[float],
         loss: objective.Loss,
         mixer: Mixer,
-        ema_decay: float,
         num_pieces: int,
         channels_last: bool,
-        compiled: bool,
         steps_per_epoch: int,
         seed: int,
         rank: int,
@@ -61,15 +59,12 @@ class Classifier(lightning.LightningModule):
         save: Callable[[Callable[[], dict[str, Any]], bool], None],
     ):
         super().__init__()
-        self.network = network
+        self.trained = trained
+        self.network = trained.network
         self.register_buffer("mean_C", torch.tensor(mean), persistent=False)
         self.register_buffer("std_C", torch.tensor(std), persistent=False)
         self.position = 0
         self._num_classes = num_classes
-        self._average = Average(network, ema_decay) if ema_decay else None
-        if compiled:
-            # After the average was copied, which stays as it is; each size of a batch has code of its own, not all one.
-            network.compile(dynamic=False)
         self._num_pieces = num_pieces
         self._channels_last = channels_last
         self._build_optimizer = build_optimizer
@@ -92,22 +87,16 @@ class Classifier(lightning.LightningModule):
         self._evaluation_sums = torch.zeros(3, dtype=torch.float64)
         self._predicted_K: list[int] = []
 
-    @property
-    def evaluated_network(self) -> torch.nn.Module:
-        """What validation measures and what is exported: the average where there is one."""
-        return self._average.model if self._average else self.network
-
     # What a checkpoint holds.
 
     def state(self) -> dict[str, Any]:
-        """All that the next step depends on, as tensors and plain values."""
+        """All that the next step depends on, as tensors and plain values, whole on rank 0; all ranks ask together where
+        each has a part."""
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
         return {
             "position": self.position,
-            "network": self.network.state_dict(),
-            "average": self._average.model.state_dict() if self._average else None,
-            "num_average_updates": self._average.num_updates if self._average else 0,
-            "optimizer": self.trainer.optimizers[0].state_dict(),
+            **self.trained.state(),
+            "optimizer": parts.gathered(self.trainer.optimizers[0].state_dict(), self._rank == 0),
             "scaler": scaler.state_dict() if scaler else None,
             "record": self._record.state(),
             "best": self.patience.weights,
@@ -117,10 +106,7 @@ class Classifier(lightning.LightningModule):
     def restore(self, state: dict[str, Any]) -> None:
         """Takes up what `state` gave; before the fit."""
         self.position = state["position"]
-        self.network.load_state_dict(state["network"])
-        if self._average:
-            self._average.model.load_state_dict(state["average"])
-            self._average.num_updates = state["num_average_updates"]
+        self.trained.restore(state)
         self._record.restore(state["record"])
         if self._rank == 0:
             self.patience.weights = state["best"]
@@ -129,8 +115,9 @@ class Classifier(lightning.LightningModule):
 
     def carry_over(self) -> None:
         """After a fit: the next one, of other layers, goes on with this one's optimizer."""
-        state = self.state()
-        self._restored = {key: state[key] for key in ("optimizer", "scaler")}
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        optimizer = self.trainer.optimizers[0].state_dict()
+        self._restored = {"optimizer": optimizer, "scaler": scaler.state_dict() if scaler else None}
 
     # Training.
 
@@ -143,11 +130,11 @@ class Classifier(lightning.LightningModule):
         return self._build_optimizer(self.network)
 
     def on_fit_start(self) -> None:
-        if self._average:
-            self._average.model.to(self.device)  # no child module, so that DDP and the optimizer never see it
+        self.trained.to(self.device)
         self._loss_sum = self._loss_sum.to(self.device)
         if self._restored:
-            self.trainer.optimizers[0].load_state_dict(self._restored["optimizer"])
+            (optimizer,) = self.trainer.optimizers
+            optimizer.load_state_dict(parts.own_parts(self._restored["optimizer"], optimizer))
             if self._restored["scaler"]:
                 self.trainer.precision_plugin.scaler.load_state_dict(self._restored["scaler"])
             self._restored = None
@@ -208,8 +195,7 @@ class Classifier(lightning.LightningModule):
         return floats_BCHW if self._channels_last else floats_BCHW.contiguous()
 
     def on_train_batch_end(self, outputs: dict[str, torch.Tensor], batch: Batch, batch_idx: int) -> None:
-        if self._average:
-            self._average.update(self.network)
+        self.trained.update()
         loss = outputs["step_loss"]
         self._ledger.record(self.position, batch.keys_B, loss)
         self._loss_sum += loss.double()
@@ -235,7 +221,7 @@ class Classifier(lightning.LightningModule):
         if self._guard:
             row = self._record.history[-1]
             self._guard.end_epoch(row["epoch"], row["train_loss"], self._predicted_K)
-        self.patience.end_epoch(self._record.history, self._take_weights)
+        self.patience.end_epoch(self._record.history, self.trained.take)
         self._save(self.state, True)
         self.trainer.should_stop = self.is_over
         if (self._is_stop_asked() or self._stopping) and not self.is_over:
@@ -246,18 +232,10 @@ class Classifier(lightning.LightningModule):
         """Whether nothing is to be trained any more, before the last epoch."""
         return self.patience.is_over(self._record.history)
 
-    def exported_weights(self) -> dict[str, torch.Tensor]:
-        """On the CPU: those of the best epoch where patience kept them, else what was validated last."""
-        return self.patience.weights or self._take_weights()
-
-    def _take_weights(self) -> dict[str, torch.Tensor] | None:
-        """A copy for rank 0, which alone leaves weights."""
-        if self._rank > 0:
-            return None
-        return {
-            name: value.detach().to("cpu", memory_format=torch.contiguous_format, copy=True)
-            for name, value in self.evaluated_network.state_dict().items()
-        }
+    def exported_weights(self) -> dict[str, torch.Tensor] | None:
+        """Those of the best epoch where patience keeps them, else what was validated last; on the CPU, None but on
+        rank 0. All ranks ask."""
+        return self.patience.weights if self.patience.keeps_best else self.trained.take()
 
     def _meet(self, keys_B: np.ndarray) -> float:
         """The mean loss over all ranks since the last log point; every rank's ledger is on its disk then.
@@ -284,11 +262,11 @@ class Classifier(lightning.LightningModule):
         self._evaluation_sums = torch.zeros(3, dtype=torch.float64, device=self.device)
         self._predictions_K = torch.zeros(self._num_classes, dtype=torch.int64, device=self.device)
         if torch.distributed.is_initialized():
-            for buffer in self.evaluated_network.buffers():
+            for buffer in self.trained.evaluated.buffers():
                 torch.distributed.broadcast(buffer, src=0)  # running statistics differ by rank: those of rank 0 count
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        logits_BK = self.evaluated_network(self._floats(batch.images_BCHW))
+        logits_BK = self.trained.evaluated(self._floats(batch.images_BCHW))
         self._evaluation_sums += objective.evaluation_sums(logits_BK, batch.labels_B, batch.mask_B)
         self._predictions_K += torch.bincount(logits_BK.argmax(1)[batch.mask_B], minlength=logits_BK.shape[1])
 

@@ -28,6 +28,10 @@ class Patience:
         self.weights: Weights | None = None
         """Of the best epoch so far, on the CPU."""
 
+    @property
+    def keeps_best(self) -> bool:
+        return self._epochs is not None
+
     def end_epoch(self, history: Sequence[Row], take: Callable[[], Weights | None]) -> None:
         """`take` gives the weights that were validated; it is called on all ranks or on none."""
         if self._epochs is not None and not history[-1]["epochs_without_gain"]:

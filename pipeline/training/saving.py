@@ -14,6 +14,10 @@ import torch
 
 from pipeline.training import checkpoint
 from pipeline.training.stopping import StopRequestedError
+from pipeline.training.task import Place, Task
+
+Save = Callable[[Callable[[], dict[str, Any]], bool], None]
+"""Is offered a state, and told whether it must take it."""
 
 NOTICEABLE_SECONDS = 10.0
 """How long training stands still for a slow disk before it says so."""
@@ -32,13 +36,16 @@ class Saver:
 
     def save(self, state: Callable[[], dict[str, Any]], must: bool) -> None:
         """Takes the state as it is now, if one is due. Raises as `check` does."""
-        if not must and time.monotonic() - self._saved < self._every_seconds:
+        if not must and not self.is_due():
             return
         self.finish()
         content = self._staging.copy(state() | {"fingerprint": self._fingerprint})
         self._writing = threading.Thread(target=self._write, args=(content,), name="convoy-checkpoint", daemon=True)
         self._writing.start()
         self._saved = time.monotonic()
+
+    def is_due(self) -> bool:
+        return time.monotonic() - self._saved >= self._every_seconds
 
     def check(self) -> None:
         """Raises StorageError when the last one could not be written; asked after every step."""
@@ -66,6 +73,25 @@ class Saver:
             checkpoint.save(self._folder, content["position"], content, keep=self._keep)
         except BaseException as exc:
             self._failure = exc
+
+
+def save_of(saver: Saver | None, task: Task, place: Place) -> Save:
+    """How a rank offers its state; rank 0 alone has a saver. A state in parts is gathered by all ranks or by none, as
+    rank 0's saver says."""
+    if not task.is_split(place):
+        return saver.save if saver else lambda state, must: None
+
+    def save(state: Callable[[], dict[str, Any]], must: bool) -> None:
+        if not must:
+            wish = torch.tensor([int(saver.is_due()) if saver else 0], device=place.device)
+            torch.distributed.broadcast(wish, src=0)
+            must = bool(wish)
+        if must:
+            gathered = state()
+            if saver:
+                saver.save(lambda: gathered, True)
+
+    return save
 
 
 @contextmanager

@@ -12,6 +12,16 @@ EVERYTHING = params.Transfer(mode="full", unfreeze_every_epochs=1, lr_decay=1.0,
 
 
 @dataclass(frozen=True)
+class Place:
+    """A rank of a world whose process group, where there is more than one rank, is up."""
+
+    rank: int
+    world_size: int
+    device: str
+    """As torch.device takes it."""
+
+
+@dataclass(frozen=True)
 class Task:
     """A run: the same for all its ranks and attempts."""
 
@@ -28,6 +38,10 @@ class Task:
     """Weights for a fresh network; None for random ones."""
     transfer: params.Transfer = EVERYTHING
 
+    def is_split(self, place: Place) -> bool:
+        """Whether each rank holds a part of the network."""
+        return self.training.strategy == "fsdp2" and place.world_size > 1
+
     def plan(self, index_digest: str) -> Plan:
         return Plan(
             index_digest=index_digest,
@@ -35,13 +49,3 @@ class Task:
             num_epochs=self.training.epochs,
             loading=self.loading,
         )
-
-
-@dataclass(frozen=True)
-class Place:
-    """A rank of a world whose process group, where there is more than one rank, is up."""
-
-    rank: int
-    world_size: int
-    device: str
-    """As torch.device takes it."""

@@ -7,12 +7,13 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, Stra
 from pipeline.training.task import Place
 
 
-def strategy(place: Place) -> Strategy:
-    """DDP where there is more than one rank; their process group is up."""
+def strategy(place: Place, is_split: bool) -> Strategy:
+    """DDP where there is more than one rank, or none of Lightning's where the network is split; their process group is
+    up."""
     device = torch.device(place.device)
     if place.world_size == 1:
         return SingleDeviceStrategy(device=device)
-    return _Joined(
+    return (_Split if is_split else _Joined)(
         parallel_devices=[device],
         cluster_environment=_World(place),
         gradient_as_bucket_view=True,
@@ -26,6 +27,19 @@ class _Joined(DDPStrategy):
 
     def _configure_launcher(self) -> None:
         self._launcher = None
+
+
+class _Split(_Joined):
+    """Ranks whose network exchanges weights and gradients by itself. Lightning's ModelParallelStrategy wants a mesh of
+    two axes and a hook to split in; all that is needed of it is that nothing is wrapped, and nothing moved away."""
+
+    def configure_ddp(self) -> None:
+        pass
+
+    def teardown(self) -> None:
+        self.cluster_environment.teardown()
+        self.precision_plugin.teardown()
+        self.accelerator.teardown()
 
 
 class _World(ClusterEnvironment):

@@ -323,3 +323,20 @@ def test_sides_come_back_as_they_were_written(content, tmp_path, sides):
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
     training = params.read(tmp_path / "params.yaml")["training"]
     assert training.model_dump(mode="json")["progressive_px"] == sides
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "remedy"),
+    [
+        ("training", "compile", True, "false"),
+        ("training", "precision", "fp16", "bf16 or fp32"),
+        ("transfer", "mode", "gradual", "full or probe"),
+    ],
+)
+def test_what_does_not_go_with_fsdp2(content, message, section, key, value, remedy):
+    content["model"]["weights"] = "pretrained"
+    content["training"]["strategy"] = "fsdp2"
+    content[section][key] = value
+    said = message(content)
+    assert f"{section}.{key}={value} does not go with training.strategy=fsdp2" in said
+    assert f"use {remedy}, or training.strategy: ddp" in said

@@ -48,6 +48,8 @@ def test_memory_of_a_rank_by_hand():
     assert got == Memory(weights=220, gradients=60, optimizer=120, average=220, activations=1000, batches=500)
     assert got.total == 2120
     assert forecast.checkpoints_bytes(got, keep=3) == 4 * (220 + 220 + 120) + 220
+    assert forecast.checkpoints_bytes(got, keep=3, with_best=True) == 4 * (220 + 220 + 120 + 220) + 220
+    assert forecast.checkpoints_bytes(got, keep=3, num_parts=2) == 2 * forecast.checkpoints_bytes(got, keep=3)
 
 
 def test_shards_of_lanes_and_ranks_by_hand():
