@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
-from pipeline.sharding.groups import alone
+from pipeline.sharding.groups import alone, sorted_places
 
 AGREEING = 3
 """More blocks mean more sorting and fewer comparisons; three are the fastest at a million hashes."""
@@ -77,7 +77,7 @@ def near_pairs(hashes: np.ndarray, max_bits: int) -> Iterator[tuple[np.ndarray, 
 
     The hashes are sorted where they lie: a sorted copy would take as much again.
     """
-    order = _sorted_places(hashes)
+    order = sorted_places(hashes)
     hashes.sort()
     is_first = np.ones(len(hashes), bool)
     is_first[1:] = hashes[1:] != hashes[:-1]
@@ -103,18 +103,6 @@ def _keep(array: np.ndarray, is_kept: np.ndarray) -> np.ndarray:
         array[num_kept : num_kept + len(kept)] = kept
         num_kept += len(kept)
     return array[:num_kept]
-
-
-def _sorted_places(hashes: np.ndarray) -> np.ndarray:
-    """int32: the places in the order of the hashes, of equal ones the first first; sorted by their upper bits in parts,
-    since NumPy's own places take eight bytes each."""
-    upper = hashes.astype("<u8", copy=False).view(np.uint8)[7::8] >> 4
-    parts = (np.flatnonzero(upper == bits) for bits in range(16))
-    order, start = np.empty(len(hashes), np.int32), 0
-    for places in parts:
-        order[start : start + len(places)] = places[np.argsort(hashes[places], kind="stable")]
-        start += len(places)
-    return order
 
 
 def _blocks(hashes: np.ndarray, mask: np.uint64) -> Iterator[np.ndarray]:

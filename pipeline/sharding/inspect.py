@@ -25,7 +25,7 @@ from pipeline.sharding.workers import Advance, Workers
 
 RECORDS_PER_PIECE = 128
 RECORDS_PER_REPORT = 16
-ROWS_PER_READ = 8192
+ROWS_PER_READ = 2048
 SUM_DTYPE = np.dtype("<i8")
 
 LOOK_DTYPE = np.dtype(

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline.errors import SourceError
+from pipeline.sharding.groups import sorted_places
 from pipeline.sharding.split import NO_SPLIT, part_name
 
 KEY_DIGITS = 9
@@ -44,7 +45,7 @@ def plan_shards(
     for code in np.unique(parts[parts != NO_SPLIT]).tolist():
         part = part_name(code)
         rows = np.flatnonzero(parts == code).astype(np.int32)
-        rows = rows[np.argsort(_shuffle_keys(contents[rows], seed), kind="stable")]
+        rows = rows[sorted_places(_shuffled(contents[rows], seed))]
         for number, start in enumerate(range(0, len(rows), samples_per_shard), taken.numbers.get(part, 0)):
             rows_of_shard = rows[start : start + samples_per_shard]
             shards.append(PlannedShard(f"{part}/{part}-{number:06d}", first_key, rows_of_shard))
@@ -57,10 +58,10 @@ def plan_shards(
     return shards
 
 
-def _shuffle_keys(contents: np.ndarray, seed: int) -> np.ndarray:
-    """uint64 [num_records]: the content, mixed with the seed. Source: splitmix64."""
-    mixed = contents + np.uint64(seed % 2**64)
+def _shuffled(keys: np.ndarray, seed: int) -> np.ndarray:
+    """The keys, uint64, themselves, mixed with the seed. Source: splitmix64."""
+    keys += np.uint64(seed % 2**64)
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1)):
-        mixed ^= mixed >> np.uint64(shift)
-        mixed *= np.uint64(factor)
-    return mixed
+        keys ^= keys >> np.uint64(shift)
+        keys *= np.uint64(factor)
+    return keys
