@@ -40,11 +40,17 @@ def write(folder: Path, *, tracking_uri: str, seed: int = 0, top1: float = 0.95)
         num_rejects=0,
         digest=DIGEST,
     ).write(folder / layout.INDEX)
-    Run(
+    run(tracking_uri=tracking_uri).write(folder / layout.RUN)
+    metrics(sha256, top1).write(folder / layout.METRICS)
+
+
+def run(*, tracking_uri: str, run_id: str | None = None, index_digest: str = DIGEST) -> Run:
+    """What train says of its run."""
+    return Run(
         fingerprint="f" * 16,
-        run_id=None,
+        run_id=run_id,
         tracking_uri=tracking_uri,
-        index_digest=DIGEST,
+        index_digest=index_digest,
         backbone="test_resnet",
         num_parameters=1,
         num_steps=40,
@@ -56,14 +62,19 @@ def write(folder: Path, *, tracking_uri: str, seed: int = 0, top1: float = 0.95)
         train_seconds=1.0,
         images_per_second=1.0,
         validation={},
-    ).write(folder / layout.RUN)
-    names = ("top1", "top1_low", "top1_high", "top5", "loss", "macro_precision", "macro_recall", "macro_f1", "ece")
-    Metrics(
+    )
+
+
+def metrics(weights_sha256: str, top1: float, index_digest: str = DIGEST) -> Metrics:
+    """What evaluate says of these weights; every figure but top-1 is a half."""
+    names = ("top5", "loss", "macro_precision", "macro_recall", "macro_f1", "ece")
+    return Metrics(
         split="test",
         num_samples=100,
-        index_digest=DIGEST,
-        weights_sha256=sha256,
+        index_digest=index_digest,
+        weights_sha256=weights_sha256,
         per_class={},
         slices={},
-        **dict.fromkeys(names, top1),
-    ).write(folder / layout.METRICS)
+        **dict.fromkeys(("top1", "top1_low", "top1_high"), top1),
+        **dict.fromkeys(names, 0.5),
+    )

@@ -10,6 +10,7 @@ from pipeline.stages import layout
 def scan(data: params.Data, demo: params.Demo) -> None:
     from rich import print as show
 
+    from pipeline.sharding.demo import RECORDS
     from pipeline.sharding.scan import scan_source
     from pipeline.sharding.tables import TableColumns
     from pipeline.stages.progress import progress
@@ -26,7 +27,7 @@ def scan(data: params.Data, demo: params.Demo) -> None:
     )
     if source == "demo":
         _draw_demo(demo)
-        source, columns = str(layout.DEMO / "records.csv"), TableColumns("image", "label", None, None, ("difficulty",))
+        source, columns = str(layout.DEMO / RECORDS), TableColumns("image", "label", None, None, ("difficulty",))
     with publishing(layout.MANIFEST, layout.SCAN) as (manifest_path, counts_path):
         with progress("scanning") as advance:
             counts = scan_source(source, columns, manifest_path, advance)

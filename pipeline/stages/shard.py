@@ -4,6 +4,8 @@ import shutil
 from typing import TYPE_CHECKING
 
 from pipeline import params
+from pipeline.artifacts import Scan
+from pipeline.errors import ArtifactError
 from pipeline.stages import layout
 
 if TYPE_CHECKING:
@@ -42,8 +44,9 @@ def shard(
         split.fold,
     )
     form = ShardForm(shards.short_side_px, shards.jpeg_quality, shards.samples_per_shard, shards.destination)
-    root = layout.DEMO if data.source == "demo" else image_root(data.source)
     manifest = Manifest(layout.MANIFEST)
+    _check_source(data)
+    root = layout.DEMO if data.source == "demo" else image_root(data.source)
     with publishing(layout.SHARDS, layout.AUDIT, layout.REJECTS) as (folder, audit_path, rejects_path):
         folder.mkdir()
         decides = (file_sha256(layout.MANIFEST), root, shards.short_side_px, shards.jpeg_quality)
@@ -71,6 +74,18 @@ def shard(
         raise refusal(built.audit, built.rejects, audit.max_rejected_fraction, str(layout.AUDIT), str(layout.REJECTS))
     shutil.rmtree(layout.SHARDS_WORK)
     _tell(built)
+
+
+def _check_source(data: params.Data) -> None:
+    """Raises ArtifactError for a manifest of another source, of which no image would be found."""
+    from pipeline.sharding.demo import RECORDS
+
+    listed = Scan.read(layout.SCAN, made_by="scan").source
+    if listed != (str(layout.DEMO / RECORDS) if data.source == "demo" else data.source):
+        raise ArtifactError(
+            f"{layout.MANIFEST} lists {listed}, and data.source is {data.source}; run `convoy scan` first (or `dvc "
+            "repro`)."
+        )
 
 
 def _tell(built: "Built") -> None:

@@ -33,6 +33,7 @@ def describe(
     from pipeline.training.folder import RunFolder, fingerprint
     from pipeline.training.plan import settled
     from pipeline.training.task import Task
+    from pipeline.training.writer import PATIENCE_SECONDS
 
     _check_patience(training, index)
     backbone.check(model.backbone, model.input_px, model.options, index.num_channels)
@@ -51,7 +52,9 @@ def describe(
     name = fingerprint(deciding, index.digest, start.digest if start else "none")
     run = RunFolder(root / "runs" / name)
     sections = (loading, augment, model, optimizer, schedule, training)
-    return Task(run, layout.INDEX.absolute(), name, *sections, start, transfer)
+    # A rank that was cut off from the others notices so when a step of theirs has not come for so long.
+    handover_seconds = max(PATIENCE_SECONDS, cluster.hang_seconds)
+    return Task(run, layout.INDEX.absolute(), name, *sections, start, transfer, handover_seconds)
 
 
 def _check_patience(training: params.Training, index: Index) -> None:

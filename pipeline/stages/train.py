@@ -122,17 +122,10 @@ def _run_to_the_end(
 def _export(task: "Task", index: Index, folder: Path) -> None:
     import safetensors.torch
 
-    from pipeline.modeling import backbone
     from pipeline.registry import export
+    from pipeline.training.network import build_network
 
-    network = backbone.build(
-        task.model.backbone,
-        num_classes=len(index.classes),
-        num_channels=index.num_channels,
-        input_px=task.model.input_px,
-        drop_rate=task.model.drop_rate,
-        options=task.model.options,
-    )
+    network = build_network(task, index, is_fresh=False)
     network.load_state_dict(safetensors.torch.load_file(task.run.weights))
     export.write(
         folder,

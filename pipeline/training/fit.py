@@ -50,7 +50,7 @@ def train_rank(task: Task, place: Place, open_sink: Callable[[Path, int], Sink])
     for what the user can mend.
     """
     _silence_lightning()
-    writer = sole_writer(task.run.writer) if place.rank == 0 else contextlib.nullcontext()
+    writer = sole_writer(task.run.writer, task.handover_seconds) if place.rank == 0 else contextlib.nullcontext()
     with writer, contextlib.suppress(StopRequestedError), translating(place):
         _train(task, place, open_sink)
 

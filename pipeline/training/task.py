@@ -7,6 +7,7 @@ from pipeline import params
 from pipeline.modeling.weights import Start
 from pipeline.training.folder import RunFolder
 from pipeline.training.plan import Plan
+from pipeline.training.writer import PATIENCE_SECONDS
 
 EVERYTHING = params.Transfer(mode="full", unfreeze_every_epochs=1, lr_decay=1.0, freeze_normalisation=False)
 
@@ -37,6 +38,8 @@ class Task:
     start: Start | None = None
     """Weights for a fresh network; None for random ones."""
     transfer: params.Transfer = EVERYTHING
+    handover_seconds: float = PATIENCE_SECONDS
+    """How long rank 0 waits for one of an earlier attempt that still holds the run's folder."""
 
     def is_split(self, place: Place) -> bool:
         """Whether each rank holds a part of the network."""

@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from small_disks import small_disk
 
 from pipeline.errors import LockedError, StorageError
 from pipeline.stages import publish
@@ -197,26 +198,19 @@ def test_the_lock_dies_with_its_holder(tmp_path, first_writer):
 
 
 @pytest.fixture
-def small_disk(tmp_path):
+def disk(tmp_path):
     """A file system of one megabyte."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        pytest.skip(f"a small disk cannot be mounted here: {done.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
+    with small_disk(tmp_path / "disk", "1m") as folder:
+        yield folder
 
 
-def test_a_full_disk_is_named_and_the_old_output_stays(small_disk):
-    target = small_disk / "target"
+def test_a_full_disk_is_named_and_the_old_output_stays(disk):
+    target = disk / "target"
     target.write_text("old")
     with pytest.raises(StorageError) as caught, publishing(target) as (private,):
         private.write_bytes(bytes(2_000_000))
     assert str(caught.value) == (
-        f"The disk of {small_disk} is full (0 MB free); nothing was half written. "
+        f"The disk of {disk} is full (0 MB free); nothing was half written. "
         "Free some space and run the same command again."
     )
     assert target.read_text() == "old"

@@ -1,11 +1,11 @@
 """Row 12: the disk fills up while sharding: the error names the space, the rerun ends with the same bytes."""
 
-import subprocess
 from pathlib import Path
 
 import data_project
 import pytest
 from image_folders import files_of, fill, jpeg
+from small_disks import grow, small_disk
 
 from pipeline.errors import StorageError
 from pipeline.stages import layout
@@ -19,13 +19,8 @@ def project(tmp_path):
     """A project whose data/ is a disk of its own, too small for the shards."""
     folder = tmp_path / "project"
     fill(folder / "photos", PHOTOS)
-    (folder / "data").mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=900k", "tmpfs", folder / "data"]
-    done = subprocess.run(mount, capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(f"a small disk cannot be mounted here: {done.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", folder / "data"], check=True)
+    with small_disk(folder / "data", "900k"):
+        yield folder
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +43,7 @@ def test_the_error_names_the_space_and_the_rerun_ends_with_the_same_bytes(projec
     finished = [path for path in layout.SHARDS_WORK.rglob("*") if path.suffix == ".seal"]
     assert finished, "what was done is kept"
 
-    subprocess.run(["mount", "-o", "remount,size=20m", project / "data"], check=True)
+    grow(project / "data", "20m")
     assert data_project.run(project, num_workers=num_workers, **CHANGES).index.num_records == len(PHOTOS)
     assert files_of(layout.SHARDS) == whole
     assert not Path(layout.SHARDS_WORK).exists()

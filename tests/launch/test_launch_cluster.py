@@ -59,3 +59,20 @@ def test_room_is_waited_for_and_that_is_said_once(wait):
 def test_at_the_deadline_it_is_the_end(wait):
     with pytest.raises(ClusterError, match=r"the cluster has 1; use 1 or less, or add nodes\. Nothing is gone: "):
         wait([9.99, 10.0], [[Node(1)]])
+
+
+@pytest.mark.parametrize("address", [None, "127.0.0.1:1"])
+def test_whatever_ray_says_of_its_start_is_an_error_with_the_way_on(monkeypatch, address):
+    """Such as the bare Exception of a machine that is too busy."""
+    import ray
+
+    def time_out(**_):
+        raise Exception("The current node timed out during startup")
+
+    monkeypatch.setattr(ray, "init", time_out)
+    monkeypatch.setattr(cluster, "knock", lambda address: None)
+    with (
+        pytest.raises(ClusterError, match=r"Ray (does not start|cluster at 127\.0\.0\.1:1) .*timed out during startup"),
+        cluster.connected(address),
+    ):
+        raise AssertionError("it did not start")

@@ -1,13 +1,13 @@
 """Decoded images on the disk: the same pixels as without them, whatever became of the files."""
 
 import contextlib
-import subprocess
 
 import numpy as np
 import psutil
 import pytest
 import shard_sets
 import torch
+from small_disks import small_disk
 
 from pipeline.imaging import crops
 from pipeline.imaging.region import Region
@@ -199,20 +199,14 @@ def test_parts_of_a_set_have_caches_of_their_own(folder, reader):
 
 
 @pytest.fixture
-def small_disk(tmp_path, monkeypatch):
+def small_cache(tmp_path, monkeypatch):
     """A cache folder on a disk of its own with room for a few images."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", folder]
-    done = subprocess.run(mount, capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(f"a small disk cannot be mounted here: {done.stderr.strip()}")
-    monkeypatch.setenv("CONVOY_CACHE", str(folder))
-    yield folder
-    subprocess.run(["umount", "--lazy", folder], check=True)
+    with small_disk(tmp_path / "small", "128k") as folder:
+        monkeypatch.setenv("CONVOY_CACHE", str(folder))
+        yield folder
 
 
-def test_on_a_full_disk_training_goes_on_without_it_and_says_so_once(small_disk, reader):
+def test_on_a_full_disk_training_goes_on_without_it_and_says_so_once(small_cache, reader):
     said = []
     with open_decoded(reader, ALL_BYTES, said.append) as decoded:
         assert_same_pixels(reader, decoded, range(4), num_workers=2)
@@ -224,8 +218,8 @@ def test_on_a_full_disk_training_goes_on_without_it_and_says_so_once(small_disk,
     )
 
 
-def test_a_disk_without_room_for_its_table_gets_none(small_disk, reader):
-    (small_disk / "ballast").write_bytes(bytes(128 * 1024))
+def test_a_disk_without_room_for_its_table_gets_none(small_cache, reader):
+    (small_cache / "ballast").write_bytes(bytes(128 * 1024))
     said = []
     with open_decoded(reader, ALL_BYTES, said.append) as decoded:
         assert decoded is None

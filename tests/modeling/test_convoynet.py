@@ -1,11 +1,9 @@
 """ConvoyNet: what its options build, what it refuses, and that timm alone opens its export."""
 
 import json
-import subprocess
-import sys
 
 import pytest
-import safetensors.torch
+import timm_alone
 import torch
 from torch import nn
 
@@ -100,16 +98,6 @@ def test_timm_opens_its_export_without_this_project(pooling, tmp_path):
         mean=[0.5] * 3, std=[0.2] * 3,
     )  # fmt: skip
     assert export.load(tmp_path / "model").backbone == "convoynet"
-    images_BCHW = torch.rand(2, 3, 64, 64)
-    safetensors.torch.save_file({"images": images_BCHW, "logits": model(images_BCHW)}, tmp_path / "expected")
-    code = """
-import sys, timm, torch, safetensors.torch
-model = timm.create_model(f"local-dir:{sys.argv[1]}/model", pretrained=True).eval()
-expected = safetensors.torch.load_file(f"{sys.argv[1]}/expected")
-with torch.inference_mode():
-    assert torch.equal(model(expected["images"]), expected["logits"])
-assert "pipeline" not in sys.modules
-"""
-    subprocess.run([sys.executable, "-I", "-c", code, str(tmp_path)], check=True)
+    timm_alone.answers_alike(tmp_path / "model", model, tmp_path)
     config = json.loads((tmp_path / "model" / export.CONFIG).read_text())
     assert (config["architecture"], config["convoy"]["backbone"]) == (convoynet.ARCHITECTURE, "convoynet")

@@ -5,6 +5,19 @@ import timm
 import torch
 
 from pipeline.registry import export
+from pipeline.tracking import store
+from pipeline.tracking.address import resolve
+
+
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory):
+    """A sqlite store for all tests of a module: making one costs two seconds."""
+    return resolve(None, tmp_path_factory.mktemp("a store"))
+
+
+@pytest.fixture(scope="module")
+def client(uri):
+    return store.connect(uri)
 
 
 @pytest.fixture(scope="session")

@@ -2,13 +2,11 @@
 
 import json
 import shutil
-import subprocess
-import sys
 
 import pytest
-import safetensors.torch
 import timm
 import timm.data
+import timm_alone
 import torch
 
 from pipeline.errors import ArtifactError, ModelError
@@ -58,20 +56,7 @@ def test_what_is_loaded_gives_the_same_logits(tmp_path, name, kwargs):
 def test_timm_alone_reads_it(tmp_path):
     model = build("test_vit", img_size=64)
     write(tmp_path / "model", model)
-    images_BCHW = torch.rand(2, 3, 64, 64)
-    safetensors.torch.save_file({"images": images_BCHW, "logits": model(images_BCHW)}, tmp_path / "expected")
-    code = """
-import json, sys, timm, timm.data, torch, safetensors.torch
-model = timm.create_model(f"local-dir:{sys.argv[1]}/model", pretrained=True).eval()
-expected = safetensors.torch.load_file(f"{sys.argv[1]}/expected")
-with torch.inference_mode():
-    assert torch.equal(model(expected["images"]), expected["logits"])
-assert "pipeline" not in sys.modules
-config = timm.data.resolve_model_data_config(model)
-print(json.dumps(config | {"label_names": model.pretrained_cfg["label_names"]}))
-"""
-    command = [sys.executable, "-I", "-c", code, str(tmp_path)]
-    config = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    config = timm_alone.answers_alike(tmp_path / "model", model, tmp_path)
     assert config["label_names"] == CLASSES
     assert (config["input_size"], config["crop_pct"], config["crop_mode"]) == ([3, 64, 64], 1.0, "center")
     assert (config["mean"], config["std"]) == ([0.4, 0.5, 0.6], [0.2, 0.25, 0.3])

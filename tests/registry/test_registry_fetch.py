@@ -8,17 +8,6 @@ import pytest
 from pipeline.errors import ArtifactError, ModelError, TrackingError
 from pipeline.registry import export, fetch, package
 from pipeline.tracking import store
-from pipeline.tracking.address import resolve
-
-
-@pytest.fixture(scope="module")
-def uri(tmp_path_factory):
-    return resolve(None, tmp_path_factory.mktemp("a store"))
-
-
-@pytest.fixture(scope="module")
-def client(uri):
-    return store.connect(uri)
 
 
 @pytest.fixture(scope="module")

@@ -4,26 +4,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import registrable
 
-from pipeline.artifacts import Metrics, Run
 from pipeline.errors import ArtifactError, ParamsError, TrackingError
 from pipeline.registry import package
 from pipeline.registry.classify import Classifier
 from pipeline.registry.register import check_name, register
 from pipeline.tracking import store
-from pipeline.tracking.address import resolve
-
-DIGEST = "d" * 64
-
-
-@pytest.fixture(scope="module")
-def uri(tmp_path_factory):
-    return resolve(None, tmp_path_factory.mktemp("a store"))
-
-
-@pytest.fixture(scope="module")
-def client(uri):
-    return store.connect(uri)
 
 
 @pytest.fixture(scope="module")
@@ -53,38 +40,10 @@ def models(write_export, tmp_path):
 
 @pytest.fixture
 def enter(client, uri, experiment_id, name):
-    def enter(model, top1, run_id=None, index_digest=DIGEST, files=(), min_top1=0.9):
+    def enter(model, top1, run_id=None, index_digest=registrable.DIGEST, files=(), min_top1=0.9):
         folder, sha256 = model
-        run = Run(
-            fingerprint="f" * 16,
-            run_id=run_id,
-            tracking_uri=uri,
-            index_digest=index_digest,
-            backbone="test_resnet",
-            num_parameters=1,
-            num_steps=40,
-            num_epochs=2,
-            exported_epoch=2,
-            ending="all of 2 epochs",
-            world_size=1,
-            attempts=1,
-            train_seconds=1.0,
-            images_per_second=1.0,
-            validation={},
-        )
-        figures = dict.fromkeys(("top5", "loss", "macro_precision", "macro_recall", "macro_f1", "ece"), 0.5)
-        metrics = Metrics(
-            split="test",
-            num_samples=100,
-            index_digest=index_digest,
-            weights_sha256=sha256,
-            top1=top1,
-            top1_low=top1,
-            top1_high=top1,
-            per_class={},
-            slices={},
-            **figures,
-        )
+        run = registrable.run(tracking_uri=uri, run_id=run_id, index_digest=index_digest)
+        metrics = registrable.metrics(sha256, top1, index_digest)
         return register(client, uri, experiment_id, folder, name, min_top1, run, metrics, list(files))
 
     return enter
@@ -107,7 +66,7 @@ def test_a_good_first_model_is_champion_with_its_lineage(client, name, enter, mo
     assert {key: str(value) for key, value in aliases(client, name).items()} == {"champion": "1"}
     tags = client.get_model_version_by_alias(name, "champion").tags
     assert tags["weights_sha256"] == models[0][1]
-    assert (tags["index_digest"], tags["fingerprint"], tags["run_id"]) == (DIGEST, "f" * 16, finished_run)
+    assert (tags["index_digest"], tags["fingerprint"], tags["run_id"]) == (registrable.DIGEST, "f" * 16, finished_run)
     assert (float(tags["top1"]), tags["verdict"]) == (0.95, "promoted")
     assert "at least registry.min_top1" in tags["reasons"]
 

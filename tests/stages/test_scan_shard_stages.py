@@ -140,6 +140,15 @@ def test_shard_before_scan(run):
         run("shard")
 
 
+def test_shard_after_a_scan_of_something_else(run, tmp_path):
+    run("scan", images_per_class=5)
+    with pytest.raises(
+        ArtifactError,
+        match=r"manifest\.parquet lists data/raw/demo/records\.csv, and data\.source is photos; run `convoy",
+    ):
+        run("shard", source="photos")
+
+
 def test_verify_finds_damage(run):
     run("scan", "shard", images_per_class=20)
     path = next(layout.SHARDS.glob("test/*.tar"))

@@ -13,6 +13,7 @@ from pipeline.stages import layout
 from pipeline.stages.find_lr import chart, find_lr
 from pipeline.training import lr_range
 from pipeline.training.lr_range import Finding, Tried
+from pipeline.training.trial import Trial
 
 
 @pytest.fixture
@@ -61,6 +62,13 @@ def test_what_it_suggests_is_what_the_losses_say(project, capsys, monkeypatch):
     assert "Try optimizer.lr: 0.001 (now 0.003)." in said
     find_lr(1e-5, 1e-1, 5, as_json=True)
     assert json.loads(capsys.readouterr().out)["finding"] == {"suggested": pytest.approx(1e-3), "lowest": 1e-2}
+
+
+def test_each_step_has_a_batch_of_its_own(project, monkeypatch):
+    seen = []
+    monkeypatch.setattr(Trial, "step", lambda self, batch, lr: seen.append(tuple(batch.keys_B.tolist())) or 1.0)
+    find_lr(1e-4, 1e-1, 4, as_json=True)
+    assert len(set(seen)) == 4
 
 
 def test_it_trains_on_the_part_that_the_run_trains_on(project):

@@ -117,6 +117,7 @@ def test_the_table_fits_the_terminal_and_a_run_without_a_price_has_no_cost(proje
     said = capsys.readouterr().out
     assert max(map(len, said.splitlines())) <= int(columns)
     assert re.search(r"steps +│ 15 +│ 3 epochs of 5; 0 done", said)
+    assert re.search(r"samples an epoch +│ 40 +│ of 43; 7 to validate with", said)
     assert re.search(r"samples a step +│ 8 +│ 2 ranks of 4", said)
     assert "cost" not in said
 

@@ -14,12 +14,13 @@ import yaml
 from pipeline import params
 from pipeline.artifacts import Index
 from pipeline.errors import ModelError, ParamsError
+from pipeline.evaluation import scouting
 from pipeline.loading.batches import split_batches
 from pipeline.loading.order import order
 from pipeline.loading.read import SplitReader
 from pipeline.modeling import backbone
 from pipeline.stages import layout
-from pipeline.stages.scout import _features, _images, _network, scout
+from pipeline.stages.scout import _activation_bytes, _features, _images, _network, scout
 
 
 @pytest.fixture
@@ -99,6 +100,25 @@ def test_features_are_those_of_evaluation(project):
     with torch.inference_mode():
         logits_NK = network.eval()((images_NCHW.float() / 255 - mean) / std)
         torch.testing.assert_close(network.get_classifier()(features_NF), logits_NK, atol=1e-4, rtol=1e-4)
+
+
+def test_seven_tenths_are_fitted_and_the_others_judged_and_of_equals_the_better_neighbour_comes_first(
+    project, capsys, monkeypatch
+):
+    seen, neighbours = [], iter([0.2, 0.9])
+    monkeypatch.setattr(scouting, "probe_top1", lambda *halves: seen.append(halves) or 0.5)
+    monkeypatch.setattr(scouting, "knn_top1", lambda *halves: next(neighbours))
+    assert [row["knn_top1"] for row in found(capsys, "test_resnet", "test_resnet")] == [0.9, 0.2]
+    fit_NF, labels_N, judged_MF, labels_M, num_classes = seen[0]
+    assert (len(fit_NF), len(labels_N), len(judged_MF), len(labels_M), num_classes) == (70, 70, 30, 30, 3)
+    assert not torch.equal(fit_NF[:30], judged_MF)
+    assert torch.equal(seen[1][0], fit_NF), "each candidate's fresh weights are those of the seed"
+
+
+def test_what_layers_keep_is_counted_once():
+    inner = torch.nn.Conv2d(3, 4, 3)
+    assert _activation_bytes(torch.nn.Sequential(torch.nn.Sequential(inner)), torch.zeros(1, 3, 8, 8)) == 4 * 6 * 6 * 4
+    assert not inner._forward_hooks
 
 
 def test_the_table_says_what_it_is_of(project, capsys):

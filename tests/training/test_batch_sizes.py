@@ -50,7 +50,24 @@ def test_every_size_is_tried_that_fits(peaks):
 
 def test_it_ends_where_a_gpu_has_no_more(peaks):
     peaks(100)
-    assert sizes(Trial(16), 1000) == [8, 16]
+    trial = Trial(16)
+    assert sizes(trial, 1000) == [8, 16]
+    assert trial.sizes[-1] == 32
+
+
+def test_the_first_step_of_a_size_is_slower_and_does_not_count(peaks, monkeypatch):
+    peaks(100)
+    moments = itertools.chain.from_iterable(
+        (number, number + (90.0 if number % 4 == 0 else 2.0)) for number in range(8)
+    )
+    monkeypatch.setattr(batch_sizes.time, "perf_counter", lambda: next(moments))
+    rates = [each.images_per_second for each in batch_sizes.measure(Trial(16), [8, 16], 1000)]
+    assert rates == [8 / 2.0, 16 / 2.0]
+
+
+def test_what_the_next_would_take_is_judged_by_the_last_growth(peaks):
+    peaks(100, 150, 160, 170, 180)  # what libraries take once comes with the first
+    assert sizes(Trial(64), 200) == [8, 16, 32, 64]
 
 
 def test_it_ends_before_the_memory_is_full(peaks):
