@@ -28,6 +28,10 @@ CLASS_NAMES = "class_names"
 """A record's classes as a JSON list of texts, sorted, each once; `[]` for none."""
 
 
+SCORES = {"top1": "top-1", "mean_ap": "mAP"}
+"""What models are compared by, of sets with one class an image and of multi-label ones, as people call it."""
+
+
 class Artifact(pydantic.BaseModel):
     """A JSON file between two stages."""
 
@@ -133,6 +137,11 @@ class Index(Artifact):
     def num_samples(self, split: str) -> int:
         return sum(shard.num_samples for shard in self.splits[split])
 
+    @property
+    def score_name(self) -> str:
+        """The validation figure that runs on this set are compared by."""
+        return "mean_ap" if self.multi_label else "top1"
+
     def class_counts(self, split: str) -> list[int]:
         """Samples of each label."""
         counts = np.zeros(len(self.classes), np.int64)
@@ -188,11 +197,11 @@ class Run(Artifact):
 
 
 HISTORY_COLUMNS = (
-    "epoch", "step", "train_loss", "validation_loss", "validation_top1", "epochs_without_gain", "lr",
-    "images_per_second",
+    "epoch", "step", "train_loss", "validation_loss", "validation_top1", "validation_mean_ap", "epochs_without_gain",
+    "lr", "images_per_second",
 )  # fmt: skip
-"""history.csv: a row per epoch; a figure that was not taken is an empty cell. Without gain are epochs in which
-validation top-1 was not higher than before, in a row."""
+"""history.csv: a row per epoch; a figure that was not taken is an empty cell. Without gain are epochs in which the
+validation score (one of SCORES) was not higher than before, in a row."""
 
 
 def read_history(path: Path) -> dict[str, list[float]]:
@@ -210,31 +219,6 @@ def read_history(path: Path) -> dict[str, list[float]]:
         ) from exc
 
 
-class Metrics(Artifact):
-    """data/report/metrics.json: figures on the test split."""
-
-    split: str
-    num_samples: int
-    index_digest: str
-    weights_sha256: str
-    top1: float
-    top1_low: float
-    top1_high: float
-    """95 % bootstrap interval."""
-    top5: float
-    loss: float
-    """Mean cross-entropy, nats."""
-    macro_precision: float
-    macro_recall: float
-    macro_f1: float
-    ece: float
-    """Expected calibration error over 15 equal-width bins of confidence."""
-    per_class: dict[str, dict[str, float]]
-    """precision, recall, f1, support by class name."""
-    slices: dict[str, dict[str, dict[str, float]]]
-    """num_samples and top1, by metadata column and value."""
-
-
 class Registration(Artifact):
     """data/registration.json: the gate's verdict."""
 
@@ -245,7 +229,9 @@ class Registration(Artifact):
     alias: Literal["champion", "challenger"]
     promoted: bool
     reasons: list[str]
-    top1: float
+    top1: float | None
+    """null of a multi-label model, which has mean_ap instead."""
+    mean_ap: float | None = None
     champion_version: str | None
     """After the verdict."""
     run_id: str | None

@@ -217,6 +217,8 @@ class Registry(Section):
     model_name: str
     min_top1: Fraction
     """The gate: a model under this test top-1 never becomes champion."""
+    min_mean_ap: Fraction
+    """The same of a multi-label model, by its test mAP."""
 
 
 class Cluster(Section):

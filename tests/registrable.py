@@ -5,7 +5,8 @@ from pathlib import Path
 import timm
 import torch
 
-from pipeline.artifacts import Index, Metrics, Run
+from pipeline.artifacts import Index, Run
+from pipeline.metrics import Metrics
 from pipeline.registry import export
 from pipeline.stages import layout
 

@@ -30,6 +30,59 @@ class Mistake:
     data_uri: str
 
 
+@dataclass(frozen=True)
+class WrongAnswer:
+    """Of a multi-label set: the class about which the model was most sure and wrong on this image."""
+
+    path: str
+    class_name: str
+    is_labelled: bool
+    """Whether the image has the class and the model says no, rather than the other way round."""
+    probability: float
+    labels: str
+    predicted: str
+    """All of them, in words."""
+    height: int
+    width: int
+    data_uri: str
+
+
+def surest_wrong_answers(
+    table: pa.Table,
+    classes: list[str],
+    thresholds: list[float],
+    num_images: int,
+    read_images: Callable[[Iterable[int]], dict[int, bytes]],
+) -> list[WrongAnswer]:
+    """The images with a wrong answer furthest from its class's threshold, surest first, each with that answer."""
+    wrong = table.filter(pc.invert(table["correct"])).to_pylist()
+    surest = sorted(((*_surest(row, thresholds), row) for row in wrong), key=lambda each: (-each[0], each[2]["key"]))
+    chosen = surest[:num_images]
+    images = read_images([row["key"] for _, _, row in chosen])
+    return [
+        WrongAnswer(
+            path=row["path"],
+            class_name=classes[label],
+            is_labelled=label in row["labels"],
+            probability=row["probabilities"][label],
+            labels=_in_words(row["labels"], classes),
+            predicted=_in_words(row["predicted"], classes),
+            **_picture(images[row["key"]]),
+        )
+        for _, label, row in chosen
+    ]
+
+
+def _surest(row: dict, thresholds: list[float]) -> tuple[float, int]:
+    """How far the furthest wrong answer lies from its threshold, and its class."""
+    wrong = set(row["labels"]) ^ set(row["predicted"])
+    return max((abs(row["probabilities"][label] - thresholds[label]), label) for label in wrong)
+
+
+def _in_words(labels: list[int], classes: list[str]) -> str:
+    return ", ".join(classes[label] for label in labels) or "no class"
+
+
 def surest_mistakes(
     table: pa.Table, classes: list[str], num_mistakes: int, read_images: Callable[[Iterable[int]], dict[int, bytes]]
 ) -> list[Mistake]:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from pipeline.artifacts import Metrics
 from pipeline.evaluation.calibrate import reliability
 from pipeline.evaluation.samples import SLICE
+from pipeline.metrics import Metrics
 
 NUM_RESAMPLES = 10_000
 MAX_SLICE_VALUES = 100
@@ -85,9 +85,9 @@ def per_class(labels_N: np.ndarray, predicted_N: np.ndarray, num_classes: int) -
     support_K = np.bincount(labels_N, minlength=num_classes)
     num_predicted_K = np.bincount(predicted_N, minlength=num_classes)
     return PerClass(
-        precision_K=_ratio(hits_K, num_predicted_K),
-        recall_K=_ratio(hits_K, support_K),
-        f1_K=_ratio(2 * hits_K, support_K + num_predicted_K),
+        precision_K=ratio(hits_K, num_predicted_K),
+        recall_K=ratio(hits_K, support_K),
+        f1_K=ratio(2 * hits_K, support_K + num_predicted_K),
         support_K=support_K,
         num_predicted_K=num_predicted_K,
     )
@@ -113,8 +113,9 @@ def interval(num_correct: int, num_samples: int, seed: int = 0) -> tuple[float, 
     return float(low), float(high)
 
 
-def by_value(column: pa.ChunkedArray, correct_N: np.ndarray) -> dict[str, dict[str, float]]:
-    """num_samples and top1 for each text of `column`, in the order of the texts, pooled beyond MAX_SLICE_VALUES."""
+def by_value(column: pa.ChunkedArray, correct_N: np.ndarray, figure: str = "top1") -> dict[str, dict[str, float]]:
+    """num_samples and, as `figure`, the part that is correct, for each text of `column`, in the order of the texts,
+    pooled beyond MAX_SLICE_VALUES."""
     codes = column.fill_null(MISSING).combine_chunks().dictionary_encode()
     values, code_N = codes.dictionary.to_pylist(), codes.indices.to_numpy()
     count_V = np.bincount(code_N, minlength=len(values))
@@ -124,8 +125,9 @@ def by_value(column: pa.ChunkedArray, correct_N: np.ndarray) -> dict[str, dict[s
     rows = {values[v]: (count_V[v], num_correct_V[v]) for v in sorted(kept, key=lambda v: values[v])}
     if len(pooled):
         rows[f"({len(pooled)} rarer values)"] = (count_V[pooled].sum(), num_correct_V[pooled].sum())
-    return {value: {"num_samples": float(n), "top1": float(hits / n)} for value, (n, hits) in rows.items()}
+    return {value: {"num_samples": float(n), figure: float(hits / n)} for value, (n, hits) in rows.items()}
 
 
-def _ratio(part_K: np.ndarray, whole_K: np.ndarray) -> np.ndarray:
+def ratio(part_K: np.ndarray, whole_K: np.ndarray) -> np.ndarray:
+    """0 where the whole is."""
     return np.divide(part_K, whole_K, out=np.zeros(len(whole_K)), where=whole_K > 0)

@@ -4,7 +4,7 @@ Shapes: B samples of a batch, C channels, H and W pixels, K classes, N samples o
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -40,31 +40,53 @@ def predict(
 
     Columns: key, label, predicted, correct, probability (of the predicted class), label_probability, loss (nats),
     rank (of the label, 1 is best), top_labels and top_probabilities (the min(top_k, K) best, best first).
-    `mean` and `std` are per channel for pixels scaled to 0..1 by the largest value of their type; `model` takes
-    normalised float images, its logits are divided by `temperature`.
+    `model` takes normalised float images (see `answers`), its logits are divided by `temperature`.
 
     Raises ModelError when a logit is no number.
+    """
+    parts = []
+    for keys_B, logits_BK, labels_B in answers(model, batches, mean=mean, std=std, device=device):
+        columns = _columns(logits_BK / temperature, labels_B, top_k)
+        check_finite(keys_B, columns["loss"])
+        parts.append({"key": keys_B, **columns})
+    return _table(parts, classes)
+
+
+@torch.inference_mode()
+def answers(
+    model: torch.nn.Module,
+    batches: Iterable[Batch],
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    device: torch.device | str,
+) -> Iterator[tuple[np.ndarray, torch.Tensor, torch.Tensor]]:
+    """Keys, logits and labels of the samples of each batch that are no padding; keys as uint64, the others on `device`.
+
+    `mean` and `std` are per channel for pixels scaled to 0..1 by the largest value of their type.
     """
     model = model.to(device=device, memory_format=torch.channels_last)
     mean_C11, std_C11 = (
         torch.tensor(each, dtype=torch.float32, device=device).reshape(-1, 1, 1) for each in (mean, std)
     )
-    parts = []
     for batch in batches:
         scale_C11 = 1.0 / (torch.iinfo(batch.images_BCHW.dtype).max * std_C11)
         images_BCHW = batch.images_BCHW.to(device, non_blocking=True).to(torch.float32)
         logits_BK = model(torch.addcmul(-mean_C11 / std_C11, images_BCHW, scale_C11))
         mask_B = batch.mask_B.to(device)
-        columns = _columns(logits_BK[mask_B] / temperature, batch.labels_B.to(device)[mask_B], top_k)
-        parts.append({"key": np.asarray(batch.keys_B, np.uint64)[batch.mask_B.numpy()], **columns})
-        finite_B = np.isfinite(columns["loss"])
-        if not finite_B.all():
-            key = parts[-1]["key"][np.flatnonzero(~finite_B)[0]]
-            raise ModelError(
-                f"The model's answer for sample {key} is not a number; its weights are damaged or training diverged. "
-                "Run `convoy verify`; if the data is whole, lower optimizer.lr and train again."
-            )
-    return _table(parts, classes)
+        keys_B = np.asarray(batch.keys_B, np.uint64)[batch.mask_B.numpy()]
+        yield keys_B, logits_BK[mask_B], batch.labels_B.to(device)[mask_B]
+
+
+def check_finite(keys_B: np.ndarray, losses_B: np.ndarray) -> None:
+    """Raises ModelError naming the first sample whose loss is no number."""
+    finite_B = np.isfinite(losses_B)
+    if not finite_B.all():
+        raise ModelError(
+            f"The model's answer for sample {keys_B[np.flatnonzero(~finite_B)[0]]} is not a number; its weights are "
+            "damaged or training diverged. "
+            "Run `convoy verify`; if the data is whole, lower optimizer.lr and train again."
+        )
 
 
 def join(predictions: pa.Table, samples: pa.Table) -> pa.Table:
@@ -118,11 +140,12 @@ def _table(parts: list[dict[str, np.ndarray]], classes: Sequence[str]) -> pa.Tab
         return schema.empty_table()
     columns = {name: np.concatenate([part[name] for part in parts]) for name in schema.names}
     order_N = np.argsort(columns["key"], kind="stable")
-    arrays = [_array(columns[field.name][order_N], field.type) for field in schema]
+    arrays = [as_array(columns[field.name][order_N], field.type) for field in schema]
     return pa.Table.from_arrays(arrays, schema=schema)
 
 
-def _array(values: np.ndarray, kind: pa.DataType) -> pa.Array:
+def as_array(values: np.ndarray, kind: pa.DataType) -> pa.Array:
+    """A list a row, where `values` have two dimensions."""
     if values.ndim == 1:
         return pa.array(values).cast(kind)
     offsets = np.arange(0, values.size + 1, values.shape[1], dtype=np.int32)

@@ -7,18 +7,20 @@ refuse both. It holds no clock and no path of this machine, so the same figures 
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jinja2
 import pyarrow as pa
 from markupsafe import Markup
 
-from pipeline.artifacts import SPLITS, Index, Metrics, Run
+from pipeline.artifacts import SPLITS, Index, Run
 from pipeline.evaluation import figures, heatmap, verdict
 from pipeline.evaluation.audited import absent_names, found_rows
 from pipeline.evaluation.calibrate import reliability
-from pipeline.evaluation.gallery import Mistake
+from pipeline.evaluation.gallery import Mistake, WrongAnswer
 from pipeline.evaluation.metrics import Confusion, confusion, interval
 from pipeline.findings import Audit, AuditPictures
+from pipeline.metrics import Metrics, MultiLabelMetrics
 
 MAX_OPEN_ROWS = 30
 """Rows of a table that are shown at once; the rest is folded away."""
@@ -35,11 +37,11 @@ class Evaluated:
 
     table: pa.Table
     samples: pa.Table
-    metrics: Metrics
+    metrics: Metrics | MultiLabelMetrics
     index: Index
     run: Run
     history: dict[str, list[float]]
-    mistakes: list[Mistake]
+    mistakes: list[Mistake] | list[WrongAnswer]
     audit: Audit
     pictures: AuditPictures
 
@@ -52,6 +54,28 @@ def render(evaluated: Evaluated) -> str:
     )
     pairs = confusion(labels_N, predicted_N, len(index.classes))
     bins = reliability(probability_N, correct_N)
+    return fill(
+        "report.html.j2",
+        evaluated,
+        headline=f"{verdict.percent(metrics.top1)} top-1",
+        sentence=verdict.sentence(metrics, evaluated.run.backbone),
+        strengths=verdict.strengths(metrics, pairs, index.classes),
+        notes=verdict.notes(metrics, bins, pairs, index.classes, of_the_model(evaluated.history, evaluated.run)),
+        tiles=_tiles(metrics),
+        matrix=_matrix(pairs, index.classes),
+        pairs=_pairs(pairs, metrics, index.classes),
+        classes=sorted(metrics.per_class.items(), key=lambda item: (item[1]["support"] == 0, item[1]["f1"], item[0])),
+        slices={column: slice_rows(values, "top1") for column, values in metrics.slices.items()},
+        slice_figure="Top-1",
+        reliability=figures.reliability_diagram(bins),
+        histogram=figures.confidence_histogram(probability_N, correct_N),
+        mistakes=evaluated.mistakes,
+        num_mistakes=int((~correct_N).sum()),
+    )
+
+
+def fill(template: str, evaluated: Evaluated, **own: Any) -> str:
+    """A page's HTML: `own` is what this kind of page says, the rest is on every kind."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -60,28 +84,17 @@ def render(evaluated: Evaluated) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update(percent=verdict.percent, count=lambda value: f"{value:,.0f}", split_rows=_split_rows)
-    return environment.get_template("report.html.j2").render(
+    return environment.get_template(template).render(
         css=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
-        metrics=metrics,
+        metrics=evaluated.metrics,
         run=evaluated.run,
-        index=index,
-        sentence=verdict.sentence(metrics, evaluated.run.backbone),
-        strengths=verdict.strengths(metrics, pairs, index.classes),
-        notes=verdict.notes(metrics, bins, pairs, index.classes, _of_the_model(evaluated.history, evaluated.run)),
-        tiles=_tiles(metrics),
+        index=evaluated.index,
         curves=_curves(evaluated.history),
-        matrix=_matrix(pairs, index.classes),
-        pairs=_pairs(pairs, metrics, index.classes),
-        classes=sorted(metrics.per_class.items(), key=lambda item: (item[1]["support"] == 0, item[1]["f1"], item[0])),
-        slices={column: _slice_rows(values) for column, values in metrics.slices.items()},
-        reliability=figures.reliability_diagram(bins),
-        histogram=figures.confidence_histogram(probability_N, correct_N),
-        mistakes=evaluated.mistakes,
-        num_mistakes=int((~correct_N).sum()),
         found=found_rows(evaluated.audit, evaluated.pictures),
         absent=absent_names(evaluated.audit),
-        data=_data(index, evaluated.samples),
-        facts=_facts(evaluated.run, metrics),
+        data=_data(evaluated.index, evaluated.samples),
+        facts=_facts(evaluated.run, evaluated.metrics),
+        **own,
     )
 
 
@@ -101,7 +114,7 @@ def _tiles(metrics: Metrics) -> list[dict[str, str]]:
     ]
 
 
-def _of_the_model(history: dict[str, list[float]], run: Run) -> dict[str, list[float]]:
+def of_the_model(history: dict[str, list[float]], run: Run) -> dict[str, list[float]]:
     """What came before the epoch whose weights were exported, and that epoch."""
     return {name: column[: run.exported_epoch] for name, column in history.items()}
 
@@ -113,9 +126,10 @@ def _curves(history: dict[str, list[float]]) -> list[tuple[str, Markup]]:
     if _any_finite(history["train_loss"]):
         losses = {"training": (epochs, history["train_loss"]), "validation": (epochs, history["validation_loss"])}
         drawn.append(("Loss", figures.curves("Loss", losses, x_label="epoch")))
-    if _any_finite(history["validation_top1"]):
-        top1 = {"validation": (epochs, history["validation_top1"])}
-        drawn.append(("Top-1", figures.curves("Top-1", top1, x_label="epoch", percent=True)))
+    for caption, column in (("Top-1", "validation_top1"), ("mAP", "validation_mean_ap")):
+        if _any_finite(history[column]):
+            lines = {"validation": (epochs, history[column])}
+            drawn.append((caption, figures.curves(caption, lines, x_label="epoch", percent=True)))
     return drawn
 
 
@@ -141,15 +155,13 @@ def _pairs(pairs: Confusion, metrics: Metrics, classes: list[str]) -> list[dict]
     ]
 
 
-def _slice_rows(values: dict[str, dict[str, float]]) -> list[dict]:
-    """Weakest first, each with the interval of its top-1."""
+def slice_rows(values: dict[str, dict[str, float]], figure: str) -> list[dict]:
+    """Weakest first, each with the interval of its `figure`, a fraction of its samples."""
     rows = []
-    for value, slice_figures in sorted(values.items(), key=lambda item: (item[1]["top1"], item[0])):
-        num_samples = round(slice_figures["num_samples"])
-        low, high = interval(round(slice_figures["top1"] * num_samples), num_samples)
-        rows.append(
-            {"value": value, "num_samples": num_samples, "top1": slice_figures["top1"], "low": low, "high": high}
-        )
+    for value, of_slice in sorted(values.items(), key=lambda item: (item[1][figure], item[0])):
+        num_samples = round(of_slice["num_samples"])
+        low, high = interval(round(of_slice[figure] * num_samples), num_samples)
+        rows.append({"value": value, "num_samples": num_samples, "figure": of_slice[figure], "low": low, "high": high})
     return rows
 
 
@@ -164,7 +176,7 @@ def _data(index: Index, samples: pa.Table) -> dict:
     counts = {split: index.class_counts(split) for split in SPLITS if index.splits.get(split)}
     widths_N, heights_N = samples["width"].to_numpy(), samples["height"].to_numpy()
     return {
-        "splits": {split: sum(per_label) for split, per_label in counts.items()},
+        "splits": {split: index.num_samples(split) for split in counts},
         "classes": [(name, [counts[split][label] for split in counts]) for label, name in enumerate(index.classes)],
         "mean_size": f"{widths_N.mean():.0f} × {heights_N.mean():.0f} px",
         "widths": _range(widths_N),
@@ -184,7 +196,7 @@ def _range(sizes_N) -> str:
     return f"{low:,} px" if low == high else f"{low:,} to {high:,} px"
 
 
-def _facts(run: Run, metrics: Metrics) -> dict[str, str]:
+def _facts(run: Run, metrics: Metrics | MultiLabelMetrics) -> dict[str, str]:
     minutes, seconds = divmod(round(run.train_seconds), 60)
     facts = {
         "Backbone": run.backbone,

@@ -6,9 +6,9 @@ Pure functions of figures; the words are chosen by rules that stand here, so tha
 import math
 from collections.abc import Sequence
 
-from pipeline.artifacts import Metrics
 from pipeline.evaluation.calibrate import Reliability
 from pipeline.evaluation.metrics import Confusion, interval
+from pipeline.metrics import Metrics
 
 FEW_IMAGES = 200
 FEW_IMAGES_OF_A_CLASS = 10
@@ -85,7 +85,7 @@ def notes(metrics: Metrics, bins: Reliability, pairs: Confusion, classes: Sequen
             _absent_classes(metrics),
             _weak_slice(metrics),
             _confidence(bins),
-            _overfitting(history),
+            overfitting(history),
         )
         if note
     ]
@@ -167,7 +167,8 @@ def _confidence(bins: Reliability) -> str | None:
     )
 
 
-def _overfitting(history: dict) -> str | None:
+def overfitting(history: dict) -> str | None:
+    """A note where validation loss rose again."""
     losses = [(loss, epoch) for loss, epoch in zip(history["validation_loss"], history["epoch"], strict=True)]
     losses = [(loss, epoch) for loss, epoch in losses if math.isfinite(loss)]
     if not losses:

@@ -23,6 +23,14 @@ class Answer(NamedTuple):
     probabilities: dict[str, float]
 
 
+class LabelsAnswer(NamedTuple):
+    """Of a multi-label model: the classes that it says, the surest first and any number of them, and the probability of
+    every class in the order of the labels."""
+
+    labels: list[str]
+    probabilities: dict[str, float]
+
+
 class Classifier:
     """An exported model with its preprocessing."""
 
@@ -31,7 +39,7 @@ class Classifier:
         self._export = export.load(folder)
         self._channels = channels.Channels(self._export.num_channels, self._export.pixel_dtype)
 
-    def classify(self, images: Iterable[bytes | ImageError]) -> Iterator[Answer | ImageError]:
+    def classify(self, images: Iterable[bytes | ImageError]) -> Iterator[Answer | LabelsAnswer | ImageError]:
         """An answer an image, in order; an ImageError in the place of one that cannot be decoded, or was none."""
         images = iter(images)
         while batch := list(itertools.islice(images, IMAGES_PER_BATCH)):
@@ -48,7 +56,7 @@ class Classifier:
         except ImageError as exc:
             return exc
 
-    def _answer(self, images_HWC: list[np.ndarray]) -> list[Answer]:
+    def _answer(self, images_HWC: list[np.ndarray]) -> list[Answer] | list[LabelsAnswer]:
         if not images_HWC:
             return []
         mean = torch.tensor(self._export.mean).view(1, -1, 1, 1)
@@ -56,9 +64,16 @@ class Classifier:
         images_BCHW = torch.from_numpy(np.stack(images_HWC)).permute(0, 3, 1, 2)
         images_BCHW = images_BCHW.float().div(torch.iinfo(images_BCHW.dtype).max)
         with torch.inference_mode():
-            logits_BK = self._export.model((images_BCHW - mean) / std)
-            rows_BK = torch.softmax(logits_BK.double() / self._export.temperature, dim=1).tolist()
-        return [self._name(row) for row in rows_BK]
+            logits_BK = self._export.model((images_BCHW - mean) / std).double()
+        if self._export.multi_label:
+            return [self._name_all(row) for row in logits_BK.sigmoid().tolist()]
+        return [self._name(row) for row in torch.softmax(logits_BK / self._export.temperature, dim=1).tolist()]
+
+    def _name_all(self, row: list[float]) -> LabelsAnswer:
+        probabilities = dict(zip(self._export.classes, row, strict=True))
+        thresholds = dict(zip(self._export.classes, self._export.thresholds, strict=True))
+        said = [name for name, probability in probabilities.items() if probability >= thresholds[name]]
+        return LabelsAnswer(sorted(said, key=probabilities.__getitem__, reverse=True), probabilities)
 
     def _name(self, row: list[float]) -> Answer:
         probabilities = dict(zip(self._export.classes, row, strict=True))

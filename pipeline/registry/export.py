@@ -46,6 +46,10 @@ class Facts(pydantic.BaseModel):
     std: list[float]
     temperature: float
     """Logits are divided by it before the softmax."""
+    multi_label: bool = False
+    """Whether an image has any number of the classes: each has a sigmoid of its own then."""
+    thresholds: list[float] = []
+    """Of a multi-label model, the probability of each class from which on an image is said to have it."""
     weights_sha256: str
 
 
@@ -63,6 +67,8 @@ class Export:
     mean: list[float]
     std: list[float]
     temperature: float
+    multi_label: bool
+    thresholds: list[float]
     sha256: str
     """Of model.safetensors."""
 
@@ -79,10 +85,12 @@ def write(
     std: Sequence[float],
     pixel_dtype: str = "uint8",
     temperature: float = 1.0,
+    thresholds: Sequence[float] | None = None,
 ) -> str:
     """The sha256 of the weights that now lie in `folder`, which is made. Same model, same bytes.
 
     `model` is as `timm.create_model` built it, on any device; wrappers (DDP, torch.compile) are taken off before.
+    `thresholds`, one a class, make it a multi-label model.
     Raises ModelError when its head is not one output a class.
     """
     if model.num_classes != len(classes):
@@ -107,6 +115,8 @@ def write(
         mean=list(mean),
         std=list(std),
         temperature=temperature,
+        multi_label=thresholds is not None,
+        thresholds=list(thresholds or []),
         weights_sha256=sha256,
     )
     save_config_for_hf(
@@ -152,6 +162,8 @@ def load(folder: Path) -> Export:
         mean=facts.mean,
         std=facts.std,
         temperature=facts.temperature,
+        multi_label=facts.multi_label,
+        thresholds=facts.thresholds,
         sha256=facts.weights_sha256,
     )
 

@@ -4,15 +4,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.artifacts import Metrics, Run
+from pipeline.artifacts import Run
+from pipeline.metrics import Metrics, MultiLabelMetrics
 
 if TYPE_CHECKING:
     import mlflow
 
-TEST_FIGURES = ("top1", "top5", "loss", "macro_precision", "macro_recall", "macro_f1", "ece")
+TEST_FIGURES = {
+    Metrics: ("top1", "top5", "loss", "macro_precision", "macro_recall", "macro_f1", "ece"),
+    MultiLabelMetrics: ("mean_ap", "loss", "exact_match", "micro_precision", "micro_recall", "micro_f1", "macro_f1"),
+}
 
 
-def version_tags(run: Run, metrics: Metrics) -> dict[str, str]:
+def version_tags(run: Run, metrics: Metrics | MultiLabelMetrics) -> dict[str, str]:
     """The tags by which a version says what it was made of and how good it is."""
     return {
         "weights_sha256": metrics.weights_sha256,
@@ -20,7 +24,7 @@ def version_tags(run: Run, metrics: Metrics) -> dict[str, str]:
         "fingerprint": run.fingerprint,
         "run_id": run.run_id or "",
         "backbone": run.backbone,
-        "top1": repr(metrics.top1),
+        metrics.score_name: repr(metrics.score),
         "num_test_samples": str(metrics.num_samples),
     }
 
@@ -41,7 +45,12 @@ def find_run(client: "mlflow.MlflowClient", run_id: str | None) -> str | None:
 
 
 def complete_run(
-    client: "mlflow.MlflowClient", run_id: str, model_id: str, step: int, metrics: Metrics, files: Sequence[Path]
+    client: "mlflow.MlflowClient",
+    run_id: str,
+    model_id: str,
+    step: int,
+    metrics: Metrics | MultiLabelMetrics,
+    files: Sequence[Path],
 ) -> None:
     """Adds the test figures and the files (folders with all that is in them) to the run. Again gives the same."""
     from mlflow.entities import Metric
@@ -50,7 +59,7 @@ def complete_run(
     timestamp = client.get_run(run_id).info.start_time
     figures = [
         Metric(f"test/{name}", getattr(metrics, name), timestamp, step, model_id=model_id, run_id=run_id)
-        for name in TEST_FIGURES
+        for name in TEST_FIGURES[type(metrics)]
     ]
     client.log_batch(run_id, metrics=figures)
     for path in files:

@@ -57,7 +57,7 @@ def log(folder: Path, name: str, run_id: str | None) -> str:
             artifact_path=None,
             flavor=mlflow.pyfunc,
             name=name,
-            python_model=str(Path(__file__).with_name("served.py")),
+            python_model=str(Path(__file__).with_name("served_labels.py" if facts.multi_label else "served.py")),
             artifacts={"model": str(folder)},
             code_paths=[str(_copy_served_modules(Path(scratch)))],
             pip_requirements=[f"{each}=={_public_version(each)}" for each in REQUIREMENTS],
@@ -78,11 +78,15 @@ def check(model_uri: str, folder: Path) -> None:
     example = _example(export.read_facts(folder))
     expected = next(Classifier(folder).classify([example]))
     answer = mlflow.pyfunc.load_model(model_uri).predict([example])[0]
-    if answer.error or abs(answer.probability - expected.probability) > 1e-6:
+    if answer.error or not _agree(answer.probabilities, expected.probabilities):
         raise ArtifactError(
             f"{model_uri}, fetched back from the store, answers {answer}, {folder} answers {expected}; "
             "it was damaged on the way: run `convoy register` again."
         )
+
+
+def _agree(found: dict[str, float], expected: dict[str, float]) -> bool:
+    return found.keys() == expected.keys() and all(abs(found[name] - expected[name]) <= 1e-6 for name in expected)
 
 
 def _copy_served_modules(scratch: Path) -> Path:

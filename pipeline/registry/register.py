@@ -4,12 +4,14 @@ Raises what MLflow raises; the caller, who opened the store, translates.
 """
 
 import re
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.artifacts import Metrics, Registration, Run
+from pipeline.artifacts import Registration, Run
 from pipeline.errors import ArtifactError, ParamsError
-from pipeline.registry import gate, lineage, package
+from pipeline.metrics import Metrics, MultiLabelMetrics
+from pipeline.registry import gate, lineage, package, paired
 
 if TYPE_CHECKING:
     import mlflow
@@ -26,15 +28,19 @@ def register(
     experiment_id: str,
     folder: Path,
     model_name: str,
-    min_top1: float,
+    threshold: gate.Threshold,
     run: Run,
-    metrics: Metrics,
+    metrics: Metrics | MultiLabelMetrics,
     run_files: list[Path],
+    predictions: Path | None = None,
 ) -> Registration:
     """The registration of the export in `folder`, whose figures are `metrics`; `run` is the one that trained it.
 
-    `run_files` are added to the training run, if the store has it. Raises ParamsError for a name that cannot be
-    used, ArtifactError when the logged model does not answer as the export does.
+    `run_files` are added to the training run, if the store has it. With `predictions`, the table that a multi-label
+    model was measured by, it is compared with the champion image by image, if that one's table is in the store.
+
+    Raises ParamsError for a name that cannot be used, ArtifactError when the logged model does not answer as the export
+    does.
     """
     import mlflow
 
@@ -60,8 +66,9 @@ def register(
 
     champion = _champion(client, model_name)
     number = str(version.version)
-    challenger = gate.Measured(number, metrics.top1, metrics.num_samples, metrics.index_digest)
-    verdict = gate.decide(challenger, _measured(champion), min_top1)
+    challenger = gate.Measured(number, metrics.score, metrics.num_samples, metrics.index_digest)
+    difference = _difference(client, champion, predictions)
+    verdict = gate.decide(challenger, _measured(champion, metrics.score_name), threshold, difference)
     champion_number = _move_aliases(client, model_name, number, verdict.promoted, champion)
     tags |= {"verdict": "promoted" if verdict.promoted else "held back", "reasons": " ".join(verdict.reasons)}
     for key, value in tags.items():
@@ -74,7 +81,8 @@ def register(
         alias=CHAMPION if champion_number == number else CHALLENGER,
         promoted=verdict.promoted,
         reasons=verdict.reasons,
-        top1=metrics.top1,
+        top1=metrics.top1 if isinstance(metrics, Metrics) else None,
+        mean_ap=metrics.mean_ap if isinstance(metrics, MultiLabelMetrics) else None,
         champion_version=champion_number,
         run_id=run_id,
         tracking_uri=uri,
@@ -130,12 +138,30 @@ def _champion(client: "mlflow.MlflowClient", model_name: str) -> "mlflow.entitie
     return client.get_model_version(model_name, aliases[CHAMPION]) if CHAMPION in aliases else None
 
 
-def _measured(version: "mlflow.entities.model_registry.ModelVersion | None") -> gate.Measured | None:
-    """None also for a version that somebody registered by hand, without figures."""
-    if version is None or not {"top1", "num_test_samples", "index_digest"} <= version.tags.keys():
+def _measured(version: "mlflow.entities.model_registry.ModelVersion | None", score_name: str) -> gate.Measured | None:
+    """None also for a version that somebody registered by hand, without figures, and for one of another kind."""
+    if version is None or not {score_name, "num_test_samples", "index_digest"} <= version.tags.keys():
         return None
-    top1, num_samples = float(version.tags["top1"]), int(version.tags["num_test_samples"])
-    return gate.Measured(str(version.version), top1, num_samples, version.tags["index_digest"])
+    score, num_samples = float(version.tags[score_name]), int(version.tags["num_test_samples"])
+    return gate.Measured(str(version.version), score, num_samples, version.tags["index_digest"])
+
+
+def _difference(
+    client: "mlflow.MlflowClient",
+    champion: "mlflow.entities.model_registry.ModelVersion | None",
+    predictions: Path | None,
+) -> gate.Difference | None:
+    """None where the champion's table is not to be had, or is of other images."""
+    import mlflow.exceptions
+
+    if champion is None or predictions is None or not champion.run_id:
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            table = client.download_artifacts(champion.run_id, f"{predictions.parent.name}/{predictions.name}", folder)
+        except (mlflow.exceptions.MlflowException, OSError):  # deleted, or never published
+            return None
+        return paired.difference(predictions, Path(table))
 
 
 def _move_aliases(

@@ -6,6 +6,7 @@ from pipeline import params
 from pipeline.artifacts import Index, Run, read_history
 from pipeline.errors import ArtifactError
 from pipeline.findings import Audit, AuditPictures
+from pipeline.metrics import MultiLabelMetrics
 from pipeline.stages import layout
 from pipeline.stages.publish import publishing
 
@@ -24,21 +25,20 @@ def evaluate(evaluation: params.Evaluation, loading: params.Loading) -> None:
     exported = export.load(layout.MODEL)
     _check_classes(exported.classes, index.classes)
 
-    from pipeline.evaluation.gallery import surest_mistakes
-    from pipeline.evaluation.metrics import measure
+    from pipeline.evaluation.labels_report import render_labels
     from pipeline.evaluation.report import Evaluated, render
     from pipeline.evaluation.samples import read_images, read_samples
     from pipeline.loading.read import SplitReader
 
     with contextlib.closing(SplitReader(layout.INDEX, SPLIT, loading.cache_bytes)) as reader:
         samples = read_samples(reader.opened, index, SPLIT)
-        table = _predictions(exported, reader, samples, evaluation)
-        mistakes = surest_mistakes(
-            table, index.classes, evaluation.num_mistakes, lambda keys: read_images(reader.opened, index, SPLIT, keys)
+        batches = _batches(exported, reader, evaluation)
+        judge = _judge_labels if index.multi_label else _judge_classes
+        table, metrics, mistakes = judge(
+            exported, batches, samples, index, evaluation, lambda keys: read_images(reader.opened, index, SPLIT, keys)
         )
-    metrics = measure(table, index.classes, split=SPLIT, index_digest=index.digest, weights_sha256=exported.sha256)
-    page = render(Evaluated(table, samples, metrics, index, run, history, mistakes, audit, pictures))
-    _publish(table, metrics, page, index.classes)
+    evaluated = Evaluated(table, samples, metrics, index, run, history, mistakes, audit, pictures)
+    _publish(table, metrics, render_labels(evaluated) if index.multi_label else render(evaluated), index)
     _summarise(metrics)
 
 
@@ -48,6 +48,11 @@ def _check_data(index: Index, run: Run) -> None:
         raise ArtifactError(
             f"{layout.INDEX} has no {SPLIT} samples, so nothing can be measured; raise split.test_fraction in "
             f"{layout.PARAMS} or give the source a {SPLIT} split, then run `dvc repro`."
+        )
+    if index.multi_label and not any(index.class_counts(SPLIT)):
+        raise ArtifactError(
+            f"None of the {index.num_samples(SPLIT)} {SPLIT} samples of {layout.INDEX} has a class, so mAP is not "
+            f"defined; raise split.test_fraction in {layout.PARAMS}, or give the {SPLIT} split images with classes."
         )
     if run.index_digest != index.digest:
         raise ArtifactError(
@@ -68,34 +73,60 @@ def _check_classes(of_model: list[str], of_index: list[str]) -> None:
     )
 
 
-def _predictions(exported, reader, samples, evaluation: params.Evaluation):
+def _batches(exported, reader, evaluation: params.Evaluation):
     import os
 
-    import torch
-
-    from pipeline.evaluation.predict import join, predict
     from pipeline.loading.batches import split_batches
 
-    batches = split_batches(
+    return split_batches(
         reader,
         input_px=exported.input_px,
         batch_size=evaluation.batch_size,
         num_workers=len(os.sched_getaffinity(0)),
     )
+
+
+def _judge_classes(exported, batches, samples, index: Index, evaluation: params.Evaluation, read_images) -> tuple:
+    """Predictions, figures and mistakes."""
+    from pipeline.evaluation.gallery import surest_mistakes
+    from pipeline.evaluation.metrics import measure
+    from pipeline.evaluation.predict import join, predict
+
     predictions = predict(
-        exported.model,
-        batches,
-        classes=exported.classes,
-        mean=exported.mean,
-        std=exported.std,
-        temperature=exported.temperature,
-        top_k=evaluation.top_k,
-        device="cuda" if torch.cuda.is_available() else "cpu",
+        exported.model, batches, temperature=exported.temperature, top_k=evaluation.top_k, **_answering(exported)
     )
-    return join(predictions, samples)
+    table = join(predictions, samples)
+    metrics = measure(table, index.classes, split=SPLIT, index_digest=index.digest, weights_sha256=exported.sha256)
+    return table, metrics, surest_mistakes(table, index.classes, evaluation.num_mistakes, read_images)
 
 
-def _publish(table, metrics, page: str, classes: list[str]) -> None:
+def _judge_labels(exported, batches, samples, index: Index, evaluation: params.Evaluation, read_images) -> tuple:
+    """As `_judge_classes`, of a multi-label set."""
+    from pipeline.evaluation.gallery import surest_wrong_answers
+    from pipeline.evaluation.labels import measure_labels, predict_labels
+    from pipeline.evaluation.predict import join
+
+    thresholds = exported.thresholds
+    predictions = predict_labels(exported.model, batches, thresholds=thresholds, **_answering(exported))
+    table = join(predictions, samples)
+    metrics = measure_labels(
+        table, index.classes, thresholds, split=SPLIT, index_digest=index.digest, weights_sha256=exported.sha256
+    )
+    return table, metrics, surest_wrong_answers(table, index.classes, thresholds, evaluation.num_mistakes, read_images)
+
+
+def _answering(exported) -> dict:
+    import torch
+
+    return {
+        "classes": exported.classes,
+        "mean": exported.mean,
+        "std": exported.std,
+        "device": "cuda" if torch.cuda.is_available() else "cpu",
+    }
+
+
+def _publish(table, metrics, page: str, index: Index) -> None:
     import pyarrow.parquet as pq
 
     from pipeline.evaluation.plots import write_confusion
@@ -104,7 +135,8 @@ def _publish(table, metrics, page: str, classes: list[str]) -> None:
         folder.mkdir()
         metrics.write(folder / layout.METRICS.name)
         pq.write_table(table, folder / layout.PREDICTIONS.name, compression="zstd")
-        write_confusion(folder / layout.CONFUSION.name, table, classes)
+        if not index.multi_label:
+            write_confusion(folder / layout.CONFUSION.name, table, index.classes)
         (folder / layout.PAGE.name).write_text(page, encoding="utf-8")
 
 
@@ -112,6 +144,14 @@ def _summarise(metrics) -> None:
     from rich.console import Console
 
     console = Console(highlight=False, soft_wrap=True)
+    if isinstance(metrics, MultiLabelMetrics):
+        console.print(
+            f"evaluate: mAP {metrics.mean_ap:.4f} (95 % interval {metrics.mean_ap_low:.4f} to "
+            f"{metrics.mean_ap_high:.4f}), micro F1 {metrics.micro_f1:.3f}, all classes right for "
+            f"{metrics.exact_match:.2%} of {metrics.num_samples:,} test images"
+        )
+        console.print(f"report: {layout.PAGE}")
+        return
     console.print(
         f"evaluate: top-1 {metrics.top1:.2%} (95 % interval {metrics.top1_low:.2%} to {metrics.top1_high:.2%}), "
         f"macro F1 {metrics.macro_f1:.3f}, loss {metrics.loss:.3f} on {metrics.num_samples:,} test images"

@@ -1,4 +1,5 @@
-"""`convoy predict`: label and probability of any image files, from data/model and nothing else."""
+"""`convoy predict`: label and probability of any image files, or all labels of a multi-label model, from data/model and
+nothing else."""
 
 import json
 import os
@@ -73,6 +74,9 @@ def _print_table(answers: "Iterable[tuple[str, Answer | ImageError]]") -> int:
             table.add_row(Text(name), Text(f"not answered: {answer}", style="red"), "")
         else:
             # Text, because a class may be called [bold].
-            table.add_row(Text(name), Text(answer.label), f"{answer.probability:.4f}")
+            said = getattr(answer, "labels", None)
+            labels = [answer.label] if said is None else said
+            probabilities = ", ".join(f"{answer.probabilities[label]:.4f}" for label in labels)
+            table.add_row(Text(name), Text(", ".join(labels) or "(none)"), probabilities)
     Console().print(table)
     return num_failed

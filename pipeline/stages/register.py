@@ -4,12 +4,17 @@ import hashlib
 import os
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline import artifacts, params
 from pipeline.errors import ArtifactError
+from pipeline.metrics import Metrics, MultiLabelMetrics, read_metrics
 from pipeline.stages import layout
 from pipeline.stages.origin import without_credentials
 from pipeline.stages.publish import publishing, turn
+
+if TYPE_CHECKING:
+    from pipeline.registry import gate
 
 
 def register(registry: params.Registry, tracking: params.Tracking) -> None:
@@ -26,7 +31,8 @@ def register(registry: params.Registry, tracking: params.Tracking) -> None:
 
     check_name(registry.model_name)
     run = artifacts.Run.read(layout.RUN, made_by="train")
-    metrics = artifacts.Metrics.read(layout.METRICS, made_by="evaluate")
+    metrics = read_metrics(layout.METRICS)
+    threshold = _threshold(registry, metrics)
     index = artifacts.Index.read(layout.INDEX, made_by="shard")
     _check_one_piece(run, metrics, index, export.verify(layout.MODEL).weights_sha256)
     # Without any word of the user's, the store of the training run: it may lie in cluster.storage.
@@ -46,19 +52,28 @@ def register(registry: params.Registry, tracking: params.Tracking) -> None:
                 experiment_id=store.find_or_create_experiment(client, uri, tracking.experiment),
                 folder=layout.MODEL,
                 model_name=registry.model_name,
-                min_top1=registry.min_top1,
+                threshold=threshold,
                 run=run,
                 metrics=metrics,
                 run_files=[layout.REPORT, layout.INDEX, shown],
+                predictions=layout.PREDICTIONS if isinstance(metrics, MultiLabelMetrics) else None,
             )
         public = {"tracking_uri": address.strip_credentials(uri)}
         registration.model_copy(update=public).write(target)
     console.print(
         f"{registration.model_name} version {registration.version} is {registration.alias} "
-        f"(test top-1 {registration.top1:.4f}; champion: version {registration.champion_version or 'none'}).",
+        f"(test {threshold.figure} {metrics.score:.4f}; champion: version {registration.champion_version or 'none'}).",
         highlight=False,
     )
     console.print(" ".join(registration.reasons), highlight=False, markup=False)
+
+
+def _threshold(registry: params.Registry, metrics: Metrics | MultiLabelMetrics) -> "gate.Threshold":
+    from pipeline.registry.gate import Threshold
+
+    if isinstance(metrics, MultiLabelMetrics):
+        return Threshold("mAP", "registry.min_mean_ap", registry.min_mean_ap)
+    return Threshold("top-1", "registry.min_top1", registry.min_top1)
 
 
 def _turns(uri: str) -> Path:
@@ -73,7 +88,10 @@ def _turns(uri: str) -> Path:
 
 
 def _check_one_piece(
-    run: artifacts.Run, metrics: artifacts.Metrics, index: artifacts.Index, weights_sha256: str
+    run: artifacts.Run,
+    metrics: Metrics | MultiLabelMetrics,
+    index: artifacts.Index,
+    weights_sha256: str,
 ) -> None:
     if metrics.weights_sha256 != weights_sha256:
         raise ArtifactError(

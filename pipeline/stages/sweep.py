@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import yaml
 
 from pipeline import params
-from pipeline.artifacts import Index
+from pipeline.artifacts import SCORES, Index
 from pipeline.errors import ArtifactError, ConvoyError, ParamsError, TrackingError, TrainingError
 from pipeline.stages import layout, space
 from pipeline.stages.publish import publishing
@@ -60,11 +60,12 @@ def sweep(space_path: Path, num_trials: int, grace_epochs: int, cores: int, seed
                 say=lambda text: console.print(text, markup=False),
             )
             best = choose(outcomes)
-            page.best = best.score
+            page.best = {f"val/{index.score_name}": best.score}
         folder.mkdir()
-        _write_trials(outcomes, folder / layout.SWEEP_TRIALS.name)
-        _write_best(best, folder / layout.SWEEP_BEST.name)
-    _print_table(outcomes, best, console)
+        _write_trials(outcomes, index.score_name, folder / layout.SWEEP_TRIALS.name)
+        figure = f"validation {SCORES[index.score_name]}"
+        _write_best(best, figure, folder / layout.SWEEP_BEST.name)
+    _print_table(outcomes, best, figure, console)
 
 
 def _name(sections: dict[str, params.Section], index: Index, ranges: "dict[str, Range]", seed: int) -> str:
@@ -118,7 +119,7 @@ class _Page:
         self._experiment, self._folder, self._console = tracking.experiment, folder, console
         self._params = {"trials": num_trials} | {f"search {key}": _shown(each) for key, each in ranges.items()}
         self.run_id: str | None = None
-        self.best: float | None = None
+        self.best: dict[str, float] = {}
 
     def __enter__(self) -> "_Page":
         from pipeline.tracking import parent
@@ -138,7 +139,7 @@ class _Page:
         status = "FINISHED" if kind is None else "FAILED" if issubclass(kind, Exception) else "KILLED"
         try:
             send_all(self._root / "runs", self._uri, lambda text: None)  # who was stopped early had no time to
-            parent.close_parent(self._uri, self.run_id, status, {} if self.best is None else {"val/top1": self.best})
+            parent.close_parent(self._uri, self.run_id, status, self.best)
         except TrackingError as exc:
             self._console.print(f"{exc} `convoy track sync` sends what waits.", markup=False)
 
@@ -149,26 +150,26 @@ def _shown(wanted: "Range") -> str:
     return f"{wanted.low:g} to {wanted.high:g}{', by the logarithm' if wanted.is_log else ''}"
 
 
-def _write_trials(outcomes: "list[Outcome]", path: Path) -> None:
+def _write_trials(outcomes: "list[Outcome]", score_name: str, path: Path) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
         names = list(outcomes[0].values)
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["trial", *names, "epochs", "validation_top1", "problem"])
+        writer.writerow(["trial", *names, "epochs", f"validation_{score_name}", "problem"])
         for number, each in enumerate(outcomes, 1):
             writer.writerow([number, *each.values.values(), each.num_epochs, each.score, each.problem])
 
 
-def _write_best(best: "Outcome", path: Path) -> None:
+def _write_best(best: "Outcome", figure: str, path: Path) -> None:
     """A recipe, so that `convoy repro --recipe` takes it."""
-    head = f"# The best of a sweep: validation top-1 {best.score:.4f} after {best.num_epochs} epochs.\n"
+    head = f"# The best of a sweep: {figure} {best.score:.4f} after {best.num_epochs} epochs.\n"
     path.write_text(head + yaml.safe_dump(space.sections(best.values), sort_keys=False), encoding="utf-8")
 
 
-def _print_table(outcomes: "list[Outcome]", best: "Outcome", console: "Console") -> None:
+def _print_table(outcomes: "list[Outcome]", best: "Outcome", figure: str, console: "Console") -> None:
     from rich.table import Table
 
     table = Table(box=None, header_style="bold")
-    for name in ("trial", *best.values, "epochs", "validation top-1"):
+    for name in ("trial", *best.values, "epochs", figure):
         table.add_column(name, justify="right")
     order = sorted(range(len(outcomes)), key=lambda n: (outcomes[n].num_epochs, outcomes[n].score or 0.0), reverse=True)
     for number in order:

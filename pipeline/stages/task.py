@@ -44,6 +44,7 @@ def describe(
         options=model.options,
         num_channels=index.num_channels,
     )
+    _check_labels(training, index)
     check_augment(Augmentation(**augment.of_one_image()), index.num_channels, index.pixel_dtype)
     root = run_root(cluster)
     start = weights.find(model, index.num_channels, tracking, root)
@@ -63,6 +64,19 @@ def _check_patience(training: params.Training, index: Index) -> None:
             f"training.patience_epochs={training.patience_epochs} waits for a gain on the validation split, and "
             f"{layout.INDEX} has no validation samples; set split.validation_fraction over 0 and run `convoy shard` "
             "again, or set patience_epochs to null."
+        )
+
+
+def _check_labels(training: params.Training, index: Index) -> None:
+    """Raises ParamsError for what cannot be trained, or not be validated, on a multi-label set."""
+    from pipeline.modeling import objective
+
+    objective.check(training.loss, training.balance, index.multi_label)
+    num_samples = index.num_samples("validation")
+    if index.multi_label and num_samples and not any(index.class_counts("validation")):
+        raise ParamsError(
+            f"None of the {num_samples} validation samples of {layout.INDEX} has a class, so validation mAP is not "
+            "defined; raise split.validation_fraction, or set it to 0 to train without validation."
         )
 
 

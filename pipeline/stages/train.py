@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import params
-from pipeline.artifacts import HISTORY_COLUMNS, Index, Run
+from pipeline.artifacts import HISTORY_COLUMNS, SCORES, Index, Run
 from pipeline.stages import layout
 from pipeline.stages.interrupt import stopping_gently
 from pipeline.stages.publish import lock, publishing
@@ -52,10 +52,10 @@ def train(
             _export(task, index, model_folder)
             _describe(task, index, result, tracking, root).write(run_path)
             _write_history(result, history_path)
-    top1 = result.validation.get("top1")
+    score = result.validation.get(index.score_name)
     console.print(
         f"run {task.fingerprint}: {result.ending}; {result.num_steps} steps at {result.images_per_second:,.0f} images/s"
-        + (f", validation top-1 {top1:.4f}" if top1 is not None else "")
+        + (f", validation {SCORES[index.score_name]} {score:.4f}" if score is not None else "")
         + f" -> {layout.MODEL}",
         highlight=False,
         soft_wrap=True,
@@ -137,6 +137,7 @@ def _export(task: "Task", index: Index, folder: Path) -> None:
         pixel_dtype=index.pixel_dtype,
         mean=index.mean,
         std=index.std,
+        thresholds=read_result(task.run).thresholds if index.multi_label else None,
     )
 
 

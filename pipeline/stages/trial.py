@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from pipeline.tracking.mlflow import Tracker
     from pipeline.training.task import Task
 
-SCORE = "val/top1"
-
 
 def run_trial(
     workspace: Path,
@@ -34,7 +32,7 @@ def run_trial(
     values: dict[str, object],
     report: Callable[[int, float], None],
 ) -> None:
-    """Trains to the end, telling each epoch's validation top-1; a run that is done tells them again.
+    """Trains to the end, telling each epoch's validation figure; a run that is done tells them again.
 
     Of two trials of the same values at once, the second waits for the first and tells what that came to.
     """
@@ -47,8 +45,9 @@ def run_trial(
         if is_told:
             _train(task, parent_run_id, num_threads, scores)
     if not is_told:
+        score_name = Index.read(layout.INDEX, made_by="shard").score_name
         for row in read_result(task.run).history:
-            scores.tell(row["epoch"], row["validation_top1"])
+            scores.tell(row["epoch"], row[f"validation_{score_name}"])
     scores.end(task.training.epochs)
 
 
@@ -61,9 +60,9 @@ class Scores:
         self._best = 0.0
         self._epoch = 0
 
-    def tell(self, epoch: int, top1: float) -> None:
-        self._epoch, self._best = epoch, max(self._best, top1)
-        self._report(epoch, self._best if self._keeps_best else top1)
+    def tell(self, epoch: int, score: float) -> None:
+        self._epoch, self._best = epoch, max(self._best, score)
+        self._report(epoch, self._best if self._keeps_best else score)
 
     def end(self, num_epochs: int) -> None:
         if self._epoch < num_epochs:
@@ -93,7 +92,7 @@ def _train(task: "Task", parent_run_id: str | None, num_threads: int, scores: Sc
     place = Place(0, 1, "cuda" if torch.cuda.is_available() else "cpu")
     status = "KILLED"
     try:
-        train_rank(task, place, partial(_open_reporting, task, scores, tracker))
+        train_rank(task, place, partial(_open_reporting, task, f"val/{index.score_name}", scores, tracker))
         status = "FINISHED"
     except Exception:
         status = "FAILED"
@@ -103,7 +102,9 @@ def _train(task: "Task", parent_run_id: str | None, num_threads: int, scores: Sc
         tracker.finish(status, DRAIN_SECONDS[status], end_tags(task.run))
 
 
-def _open_reporting(task: "Task", scores: Scores, tracker: "Tracker", path: Path, position: int) -> "_Reporting":
+def _open_reporting(
+    task: "Task", figure: str, scores: Scores, tracker: "Tracker", path: Path, position: int
+) -> "_Reporting":
     """Rank 0's sink; the epochs before `position` are told first, for the search knows nothing of an earlier start."""
     from pipeline.tracking import spool
 
@@ -112,19 +113,19 @@ def _open_reporting(task: "Task", scores: Scores, tracker: "Tracker", path: Path
     while lines := (found := spool.read(path, where, position))[0]:
         where = found[1]
         for line in lines:
-            if SCORE in line.metrics:
-                scores.tell(line.epoch, line.metrics[SCORE])
-    return _Reporting(sink, scores, tracker, task)
+            if figure in line.metrics:
+                scores.tell(line.epoch, line.metrics[figure])
+    return _Reporting(sink, figure, scores, tracker, task)
 
 
 class _Reporting:
     """A sink that also tells the search how good an epoch was."""
 
-    def __init__(self, sink: "WithMachine", scores: Scores, tracker: "Tracker", task: "Task"):
-        self._sink, self._scores, self._tracker, self._task = sink, scores, tracker, task
+    def __init__(self, sink: "WithMachine", figure: str, scores: Scores, tracker: "Tracker", task: "Task"):
+        self._sink, self._figure, self._scores, self._tracker, self._task = sink, figure, scores, tracker, task
 
     def append(self, step: int, metrics: Mapping[str, float], epoch: int | None = None) -> None:
         self._sink.append(step, metrics, epoch=epoch)
-        if SCORE in metrics:
+        if self._figure in metrics:
             self._tracker.pump(next(iter(committed(self._task.run)), 0))
-            self._scores.tell(epoch, metrics[SCORE])
+            self._scores.tell(epoch, metrics[self._figure])

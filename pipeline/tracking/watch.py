@@ -8,6 +8,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from pipeline.artifacts import SCORES
 from pipeline.tracking.spool import Line, Position, read
 
 POLL_SECONDS = 0.5
@@ -40,7 +41,7 @@ class Watch:
         self._position = Position()
         self._shown_step = 0
         self._notices_offset = notices.stat().st_size if notices.exists() else 0
-        self._figures = {"train/loss": float("nan"), "val/top1": float("nan"), "train/images_per_second": 0.0}
+        self._figures = {"train/loss": float("nan"), "train/images_per_second": 0.0}
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="convoy-watch", daemon=True)
         self._progress = Progress(
@@ -91,16 +92,17 @@ class Watch:
 
     def _show(self, line: Line) -> None:
         self._figures |= line.metrics
-        ended_epoch = "val/top1" in line.metrics
-        if line.step < self._shown_step or (line.step == self._shown_step and not ended_epoch):
+        score = next((name for name in SCORES if f"val/{name}" in line.metrics), None)
+        if line.step < self._shown_step or (line.step == self._shown_step and score is None):
             return  # told before a restart
         self._shown_step = line.step
         text = (
             f"epoch {line.epoch}/{self._num_epochs} step {line.step}/{self._num_steps} | "
             f"loss {self._figures['train/loss']:.4f} | {self._figures['train/images_per_second']:,.0f} img/s"
         )
-        if ended_epoch:
-            text += f" | validation top-1 {line.metrics['val/top1']:.4f} loss {line.metrics['val/loss']:.4f}"
+        if score is not None:
+            text += f" | validation {SCORES[score]} {line.metrics[f'val/{score}']:.4f}"
+            text += f" loss {line.metrics['val/loss']:.4f}"
             if self._patience_epochs is not None:
                 without_gain = round(line.metrics["val/epochs_without_gain"])
                 text += f" | {without_gain} of {self._patience_epochs} epochs without gain"

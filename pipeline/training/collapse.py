@@ -29,7 +29,8 @@ class CollapseGuard:
 
     def end_epoch(self, epoch: int, train_loss: float, predicted_K: Sequence[int]) -> None:
         """`epoch` counts from 1; `predicted_K` are the validation images by the class they were given, which may be
-        none."""
+        none: of a multi-label set, whose images are given no one class, nothing is said. There neither one answer to
+        all nor a loss like guessing's is a symptom by itself, while classes are rare; mAP beside it tells."""
         num_classes, num_predicted = len(self._classes), sum(predicted_K)
         if num_classes < 2 or epoch < FIRST_EPOCH:
             return

@@ -17,7 +17,7 @@ from pipeline.loading.decoded import DecodedCache
 from pipeline.loading.kept import open_decoded
 from pipeline.loading.order import num_steps_per_epoch
 from pipeline.loading.read import SplitReader
-from pipeline.modeling import objective, schedule, transfer
+from pipeline.modeling import schedule, transfer
 from pipeline.training import checkpoint
 from pipeline.training.bottleneck import judge
 from pipeline.training.collapse import CollapseGuard
@@ -27,7 +27,7 @@ from pipeline.training.leave import leave
 from pipeline.training.ledger import Ledger, next_attempt
 from pipeline.training.mixer import build_mixer
 from pipeline.training.module import Classifier
-from pipeline.training.network import build_network, build_optimizer, freeze
+from pipeline.training.network import build_loss, build_network, build_optimizer, freeze
 from pipeline.training.patience import Patience
 from pipeline.training.phases import phases_on
 from pipeline.training.record import Record, Sink
@@ -35,6 +35,7 @@ from pipeline.training.saving import Saver, committing, save_of
 from pipeline.training.stopping import StopRequestedError, StopSign
 from pipeline.training.task import Place, Task
 from pipeline.training.trained import Trained
+from pipeline.training.validation import MultiLabelValidation, SingleLabelValidation
 from pipeline.training.world import strategy
 from pipeline.training.writer import sole_writer
 
@@ -133,21 +134,17 @@ def _build_classifier(
         return sign.is_up()
 
     num_steps = task.training.epochs * steps_per_epoch
-    network = build_network(task, reader.index, is_fresh=fresh)
+    index = reader.index
+    network = build_network(task, index, is_fresh=fresh)
     trained = Trained(network, ema_decay=task.training.ema_decay, compiled=task.training.compile, rank=place.rank)
     return Classifier(
         trained,
         build_optimizer=lambda network: build_optimizer(task, network),
         lr_at=lambda step: task.optimizer.lr * schedule.lr_factor(step, num_steps, **task.schedule.model_dump()),
-        num_classes=len(reader.index.classes),
-        mean=reader.index.mean,
-        std=reader.index.std,
-        loss=objective.Loss(
-            task.training.loss,
-            label_smoothing=task.training.label_smoothing,
-            balance=task.training.balance,
-            class_counts=reader.class_counts,
-        ),
+        validation=MultiLabelValidation() if index.multi_label else SingleLabelValidation(len(index.classes)),
+        mean=index.mean,
+        std=index.std,
+        loss=build_loss(task, reader),
         mixer=build_mixer(task, steps_per_epoch),
         num_pieces=task.training.accumulate_steps,
         channels_last=task.training.channels_last,

@@ -26,6 +26,8 @@ class Result(Artifact):
     validation: dict[str, float]
     history: list[dict[str, int | float]]
     """A row per epoch."""
+    thresholds: list[float]
+    """Of a run on a multi-label set, the probability of each class from which on an image is said to have it."""
     weights_sha256: str
 
 

@@ -7,6 +7,7 @@ from pipeline.training.folder import Result
 from pipeline.training.module import Classifier
 from pipeline.training.record import Record
 from pipeline.training.task import Place, Task
+from pipeline.training.thresholds import choose_thresholds
 
 
 def leave(task: Task, place: Place, classifier: Classifier, record: Record, attempt: int) -> None:
@@ -37,6 +38,7 @@ def leave(task: Task, place: Place, classifier: Classifier, record: Record, atte
         },
         history=record.history,
         weights_sha256=file_sha256(task.run.weights),
+        thresholds=choose_thresholds(task, place, weights),
     )
     partial = task.run.result.with_name(".result.partial")
     result.write(partial)

@@ -23,6 +23,7 @@ from pipeline.training.patience import Patience
 from pipeline.training.record import Record
 from pipeline.training.stopping import StopRequestedError
 from pipeline.training.trained import Trained
+from pipeline.training.validation import Validation
 
 _SEED_RANGE = 2**63
 
@@ -40,7 +41,7 @@ class Classifier(lightning.LightningModule):
         *,
         build_optimizer: Callable[[torch.nn.Module], torch.optim.Optimizer],
         lr_at: Callable[[int], float],
-        num_classes: int,
+        validation: Validation,
         mean: list[float],
         std: list[float],
         loss: objective.Loss,
@@ -64,7 +65,7 @@ class Classifier(lightning.LightningModule):
         self.register_buffer("mean_C", torch.tensor(mean), persistent=False)
         self.register_buffer("std_C", torch.tensor(std), persistent=False)
         self.position = 0
-        self._num_classes = num_classes
+        self._validation = validation
         self._num_pieces = num_pieces
         self._channels_last = channels_last
         self._build_optimizer = build_optimizer
@@ -84,8 +85,6 @@ class Classifier(lightning.LightningModule):
         self._still: list[torch.nn.Module] = []
         self._stopping = False
         self._loss_sum = torch.zeros((), dtype=torch.float64)
-        self._evaluation_sums = torch.zeros(3, dtype=torch.float64)
-        self._predicted_K: list[int] = []
 
     # What a checkpoint holds.
 
@@ -220,7 +219,7 @@ class Classifier(lightning.LightningModule):
             self._tell(verdict)
         if self._guard:
             row = self._record.history[-1]
-            self._guard.end_epoch(row["epoch"], row["train_loss"], self._predicted_K)
+            self._guard.end_epoch(row["epoch"], row["train_loss"], self._validation.predicted_K)
         self.patience.end_epoch(self._record.history, self.trained.take)
         self._save(self.state, True)
         self.trainer.should_stop = self.is_over
@@ -255,23 +254,18 @@ class Classifier(lightning.LightningModule):
         seconds_RS = self.all_gather(torch.tensor(spent.values(), dtype=torch.float64, device=self.device))
         return [Spent(*seconds_S) for seconds_S in seconds_RS.tolist()]
 
-    # Validation: sums are counted, reduced once and divided once.
+    # Validation.
 
     def on_validation_epoch_start(self) -> None:
         self._record.stop_clock()
-        self._evaluation_sums = torch.zeros(3, dtype=torch.float64, device=self.device)
-        self._predictions_K = torch.zeros(self._num_classes, dtype=torch.int64, device=self.device)
+        self._validation.begin(self.device)
         if torch.distributed.is_initialized():
             for buffer in self.trained.evaluated.buffers():
                 torch.distributed.broadcast(buffer, src=0)  # running statistics differ by rank: those of rank 0 count
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         logits_BK = self.trained.evaluated(self._floats(batch.images_BCHW))
-        self._evaluation_sums += objective.evaluation_sums(logits_BK, batch.labels_B, batch.mask_B)
-        self._predictions_K += torch.bincount(logits_BK.argmax(1)[batch.mask_B], minlength=logits_BK.shape[1])
+        self._validation.add(logits_BK, batch.labels_B, batch.mask_B)
 
     def on_validation_epoch_end(self) -> None:
-        self._predicted_K = self.trainer.strategy.reduce(self._predictions_K, reduce_op="sum").tolist()
-        sums = self.trainer.strategy.reduce(self._evaluation_sums, reduce_op="sum")
-        loss, num_correct, num_samples = sums.tolist()
-        self._record.log_validation(self.position, loss / num_samples, num_correct / num_samples)
+        self._record.log_validation(self.position, self._validation.end(self.trainer.strategy))

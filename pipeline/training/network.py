@@ -1,9 +1,10 @@
-"""What a task trains, and the optimizer that trains it: the same for a run and for a trial of a few steps."""
+"""What a task trains, and the loss and optimizer that train it: the same for a run and for a trial of a few steps."""
 
 import torch
 
 from pipeline.artifacts import Index
-from pipeline.modeling import backbone, optimizer, transfer, weights
+from pipeline.loading.read import SplitReader
+from pipeline.modeling import backbone, objective, optimizer, transfer, weights
 from pipeline.training.task import Task
 
 
@@ -30,6 +31,18 @@ def build_optimizer(task: Task, network: torch.nn.Module) -> torch.optim.Optimiz
         **task.optimizer.model_dump(),
         lr_scales=transfer.lr_scales(network, task.transfer.lr_decay),
         is_thawing=task.transfer.mode == "gradual",
+    )
+
+
+def build_loss(task: Task, reader: SplitReader) -> objective.Loss:
+    """For the training split that `reader` reads."""
+    return objective.build_loss(
+        task.training.loss,
+        label_smoothing=task.training.label_smoothing,
+        balance=task.training.balance,
+        class_counts=reader.class_counts,
+        num_samples=reader.num_samples,
+        multi_label=reader.index.multi_label,
     )
 
 

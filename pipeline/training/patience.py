@@ -8,8 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
-FIGURE, FIGURE_NAME = "validation_top1", "validation top-1"
-"""The column of the history that is to rise, and what it is called."""
+from pipeline.artifacts import SCORES
 
 Row = Mapping[str, int | float]
 Weights = dict[str, torch.Tensor]
@@ -50,7 +49,9 @@ class Patience:
         if self._epochs is None:
             return f"all of {num_epochs} epochs"
         best = self.exported(history)
-        best = f"{FIGURE_NAME} was highest in epoch {best['epoch']} ({best[FIGURE]:.4f}), whose weights are left"
+        score = next(name for name in SCORES if f"validation_{name}" in best)
+        highest = f"validation {SCORES[score]} was highest in epoch {best['epoch']} ({best[f'validation_{score}']:.4f})"
+        best = f"{highest}, whose weights are left"
         if not self.is_over(history):
             return f"all of {num_epochs} epochs; {best}"
         return (

@@ -18,8 +18,14 @@ def drawing_first(batches: Iterator[Batch], path: Path, classes: Sequence[str]) 
     """The same batches; the first is drawn to `path`, unless a picture lies there already."""
     for number, batch in enumerate(batches):
         if number == 0 and not path.exists():
-            _write(draw(batch.pictures(), [classes[label] for label in batch.labels_B]), path)
+            _write(draw(batch.pictures(), _captions(batch, classes)), path)
         yield batch
+
+
+def _captions(batch: Batch, classes: Sequence[str]) -> list[str]:
+    if batch.labels_B.ndim == 1:
+        return [classes[label] for label in batch.labels_B]
+    return [", ".join(classes[label] for label in np.flatnonzero(hot_K)) for hot_K in batch.labels_B.numpy()]
 
 
 def draw(images_HWC: Iterable[np.ndarray], captions: Sequence[str]) -> Image.Image:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from pipeline import params
 from pipeline.artifacts import Artifact, Index
-from pipeline.errors import ArtifactError, ParamsError
+from pipeline.errors import ParamsError
 from pipeline.loading.balance import balanced_order
 from pipeline.loading.order import REMOTE_WINDOW_SAMPLES, Steps, num_steps_per_epoch, order
 from pipeline.loading.read import SplitReader
@@ -15,11 +15,6 @@ def settled(loading: params.Loading, index: Index) -> params.Loading:
 
     Raises ParamsError for what a multi-label set cannot have.
     """
-    if index.multi_label:
-        raise ArtifactError(
-            "data/shards is a multi-label set, and only sets with one class an image are trained on so far; give each "
-            "image one class in data.source."
-        )
     if index.multi_label and loading.sampling == "balanced":
         raise ParamsError(
             "loading.sampling=balanced draws every class equally often, and an image of this multi-label set has any "

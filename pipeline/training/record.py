@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from pipeline.artifacts import SCORES
 from pipeline.loading.assembly import Work
 from pipeline.training import patience
 from pipeline.training.bottleneck import Spent, Verdict
@@ -106,10 +107,12 @@ class Record:
         )
         self._spent = [sum_.plus(new) for sum_, new in zip(self._spent or [Spent()] * len(spent), spent, strict=True)]
 
-    def log_validation(self, position: int, loss: float, top1: float) -> None:
-        self._validation = {"loss": loss, "top1": top1}
-        figures = [row[patience.FIGURE] for row in self._rows if patience.FIGURE in row]
-        self._without_gain = {"epochs_without_gain": patience.epochs_without_gain([*figures, top1])}
+    def log_validation(self, position: int, figures: dict[str, float]) -> None:
+        """`loss`, and one of SCORES."""
+        self._validation = figures
+        score = next(name for name in SCORES if name in figures)
+        scores = [row[f"validation_{score}"] for row in self._rows if f"validation_{score}" in row]
+        self._without_gain = {"epochs_without_gain": patience.epochs_without_gain([*scores, figures[score]])}
         figures = self._validation | self._without_gain
         self._append(position, {f"val/{name}": value for name, value in figures.items()})
 

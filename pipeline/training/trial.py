@@ -11,7 +11,7 @@ from pipeline.loading.augment import Augmentation
 from pipeline.loading.batches import Batch, training_batches
 from pipeline.loading.read import SplitReader
 from pipeline.modeling import objective
-from pipeline.training.network import build_network, build_optimizer, freeze
+from pipeline.training.network import build_loss, build_network, build_optimizer, freeze
 from pipeline.training.sides import largest_px
 from pipeline.training.task import Task
 
@@ -35,12 +35,7 @@ class Trial:
             layer.eval()
         self._optimizer = build_optimizer(task, self.network)
         self._mean_C, self._std_C = (torch.tensor(values, device=self.device) for values in (index.mean, index.std))
-        self._loss = objective.Loss(
-            task.training.loss,
-            label_smoothing=task.training.label_smoothing,
-            balance=task.training.balance,
-            class_counts=reader.class_counts,
-        )
+        self._loss = build_loss(task, reader)
 
     def batches(self, world_size: int = 1) -> Iterator[Batch]:
         """Rank 0's own batches from the run's first step on, epoch after epoch, without end."""

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 FOUNDATION = {
-    "errors", "sections", "training_sections", "params", "path_names", "artifacts", "sample_table", "findings", "stores"
+    "errors", "sections", "training_sections", "params", "path_names", "artifacts", "sample_table", "findings",
+    "metrics", "ranking", "stores",
 }  # fmt: skip
 
 OURS = {
@@ -21,7 +22,9 @@ OURS = {
     "artifacts": {"errors", "params"},
     "sample_table": {"errors", "artifacts"},
     "findings": {"errors", "sections", "params", "artifacts"},
+    "metrics": {"artifacts"},
     "stores": {"errors"},
+    "ranking": set(),
     "imaging": FOUNDATION,
     "sharding": FOUNDATION | {"imaging"},
     "loading": FOUNDATION | {"imaging"},

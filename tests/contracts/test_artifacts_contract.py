@@ -230,12 +230,12 @@ def test_a_pickle_in_the_place_of_a_table_is_not_loaded_even_when_the_index_list
     assert not (tmp_path / "canary").exists()
 
 
-HISTORY = "epoch,step,train_loss,validation_loss,validation_top1,epochs_without_gain,lr,images_per_second\n"
+HISTORY = f"{','.join(artifacts.HISTORY_COLUMNS)}\n"
 
 
 def test_a_history_comes_back_with_its_gaps(tmp_path):
     path = tmp_path / "history.csv"
-    path.write_text(HISTORY + "1,10,0.5,,0.9,0,1e-3,100\n2,20,0.25,0.75,1,0,0,101.5\n", encoding="utf-8")
+    path.write_text(HISTORY + "1,10,0.5,,0.9,,0,1e-3,100\n2,20,0.25,0.75,1,,0,0,101.5\n", encoding="utf-8")
     columns = artifacts.read_history(path)
     assert tuple(columns) == artifacts.HISTORY_COLUMNS
     assert columns["train_loss"] == [0.5, 0.25]
@@ -249,7 +249,7 @@ def test_a_missing_history(tmp_path):
         artifacts.read_history(tmp_path / "history.csv")
 
 
-@pytest.mark.parametrize("text", ["epoch,step\n1,10\n", HISTORY + "1,10\n", HISTORY + "1,10,low,,,,\n"])
+@pytest.mark.parametrize("text", ["epoch,step\n1,10\n", HISTORY + "1,10\n", HISTORY + "1,10,low,,,,,,\n"])
 def test_a_damaged_history(tmp_path, text):
     path = tmp_path / "history.csv"
     path.write_text(text, encoding="utf-8")

@@ -155,7 +155,8 @@ def run_record():
 
 HISTORY = {
     "epoch": [1.0, 2.0, 3.0], "step": [10.0, 20.0, 30.0], "train_loss": [1.5, 0.7, 0.4],
-    "validation_loss": [1.4, 0.8, 0.6], "validation_top1": [0.5, 0.8, 0.9], "lr": [0.1, 0.1, 0.1],
+    "validation_loss": [1.4, 0.8, 0.6], "validation_top1": [0.5, 0.8, 0.9],
+    "validation_mean_ap": [float("nan")] * 3, "epochs_without_gain": [0.0] * 3, "lr": [0.1, 0.1, 0.1],
     "images_per_second": [100.0, 100.0, 100.0],
 }  # fmt: skip
 

@@ -12,6 +12,7 @@ from audits import audit_with, picture
 from pipeline import artifacts, params
 from pipeline.errors import ArtifactError
 from pipeline.findings import AuditPictures
+from pipeline.metrics import Metrics
 from pipeline.stages import layout
 from pipeline.stages.evaluate import evaluate
 
@@ -77,7 +78,7 @@ def test_the_stage_leaves_a_whole_report(repository, exported, capsys):
     assert table["label"].to_pylist() == [key % 2 for key in range(2, 11)]
     assert table["path"][0].as_py() == "2.jpg"
     assert table["slice_hour"].to_pylist() == ["day" if key % 3 else "night" for key in range(2, 11)]
-    metrics = artifacts.Metrics.read(layout.METRICS, "evaluate")
+    metrics = Metrics.read(layout.METRICS, "evaluate")
     assert metrics.num_samples == 9
     assert metrics.top1 == pytest.approx(np.mean(table["correct"].to_pylist()), abs=1e-12)
     assert (metrics.index_digest, metrics.weights_sha256) == (repository.digest, exported[1])

@@ -9,6 +9,7 @@ import registrable
 from pipeline.errors import ArtifactError, ParamsError, TrackingError
 from pipeline.registry import package
 from pipeline.registry.classify import Classifier
+from pipeline.registry.gate import Threshold
 from pipeline.registry.register import check_name, register
 from pipeline.tracking import store
 
@@ -44,7 +45,8 @@ def enter(client, uri, experiment_id, name):
         folder, sha256 = model
         run = registrable.run(tracking_uri=uri, run_id=run_id, index_digest=index_digest)
         metrics = registrable.metrics(sha256, top1, index_digest)
-        return register(client, uri, experiment_id, folder, name, min_top1, run, metrics, list(files))
+        threshold = Threshold("top-1", "registry.min_top1", min_top1)
+        return register(client, uri, experiment_id, folder, name, threshold, run, metrics, list(files))
 
     return enter
 

@@ -8,15 +8,16 @@ import registrable
 from mlflow_server import wait_until
 
 from pipeline import params
-from pipeline.artifacts import Metrics, Registration, Run
+from pipeline.artifacts import Registration, Run
 from pipeline.errors import ArtifactError, ParamsError, TrackingError
+from pipeline.metrics import Metrics
 from pipeline.registry import export
 from pipeline.stages import layout
 from pipeline.stages.publish import turn
 from pipeline.stages.register import register
 from pipeline.tracking import store
 
-REGISTRY = params.Registry(model_name="convoy-demo", min_top1=0.9)
+REGISTRY = params.Registry(model_name="convoy-demo", min_top1=0.9, min_mean_ap=0.5)
 TRACKING = params.Tracking(uri=None, experiment="convoy")
 
 

@@ -32,7 +32,7 @@ def scripted(monkeypatch):
     monkeypatch.setattr(
         Record,
         "log_validation",
-        lambda self, position, loss, top1: log(self, position, loss, FIGURES[position // 5 - 1]),
+        lambda self, position, figures: log(self, position, {**figures, "top1": FIGURES[position // 5 - 1]}),
     )
 
 
@@ -125,7 +125,9 @@ def test_killed_between_its_last_step_and_its_result_it_trains_no_further(index_
 
 def _rank(rank, what, rendezvous):
     log = Record.log_validation
-    Record.log_validation = lambda self, position, loss, top1: log(self, position, loss, FIGURES[position // 5 - 1])
+    Record.log_validation = lambda self, position, figures: log(
+        self, position, {**figures, "top1": FIGURES[position // 5 - 1]}
+    )
     os.environ.pop("OMP_NUM_THREADS", None)
     torch.distributed.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
     torch.set_num_threads(1)

@@ -53,7 +53,7 @@ def test_an_epochs_row_weighs_every_step_alike(clock):
     run_epoch(book, clock, 0, losses, 25)
     book.stop_clock()
     clock[0] += 1000.0  # validation
-    book.log_validation(25, 0.5, 0.75)
+    book.log_validation(25, {"loss": 0.5, "top1": 0.75})
     book.end_epoch(25, 0.1)
     row = book.history[0]
     assert row["train_loss"] == pytest.approx(12.0)
