@@ -31,3 +31,5 @@ SWEEP = Path("data/sweep")
 SWEEP_TRIALS = SWEEP / "trials.csv"
 SWEEP_BEST = SWEEP / "best.yaml"
 REGISTRATION = Path("data/registration.json")
+DVC_COPIES = Path(".dvc/tmp/exps")
+"""Where `dvc exp run --queue` and `--temp` (DVC 3) copy a repository to, inside of it."""

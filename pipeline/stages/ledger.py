@@ -6,6 +6,7 @@ from pipeline import params
 from pipeline.artifacts import Run
 from pipeline.errors import ArtifactError
 from pipeline.stages import layout
+from pipeline.stages.home import home
 
 
 def ledger(run: str | None) -> None:
@@ -43,4 +44,4 @@ def find_run(run: str | None) -> Path:
 
 def runs_folder(cluster: params.Cluster) -> Path:
     """Where the runs' folders lie, whether or not a run was ever started."""
-    return (Path.cwd() if cluster.storage is None else Path(cluster.storage).absolute()) / "runs"
+    return home() / (cluster.storage or "") / "runs"

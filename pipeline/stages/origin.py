@@ -53,15 +53,19 @@ def _git_tags() -> dict[str, str]:
 
 
 def _dvc_tags() -> dict[str, str]:
-    """The hash under which `dvc checkout` finds the shards again; dvc.lock has it once the shard stage is done."""
+    """The name of the experiment that `dvc exp run` makes, and the hash under which `dvc checkout` finds the shards
+    again; dvc.lock has it once the shard stage is done."""
     import yaml
+
+    experiment = os.environ.get("DVC_EXP_NAME")
+    named = {"dvc.experiment": experiment} if experiment else {}
 
     try:
         stages = yaml.safe_load(layout.DVC_LOCK.read_text(encoding="utf-8"))["stages"]
         outs = {out["path"]: out["md5"] for out in stages["shard"]["outs"]}
     except (FileNotFoundError, KeyError, TypeError, yaml.YAMLError):
-        return {}
-    return {"dvc.shards": outs[layout.SHARDS.as_posix()]} if layout.SHARDS.as_posix() in outs else {}
+        return named
+    return named | ({"dvc.shards": outs[layout.SHARDS.as_posix()]} if layout.SHARDS.as_posix() in outs else {})
 
 
 def _ray_tags() -> dict[str, str]:

@@ -10,6 +10,7 @@ from pipeline import artifacts, params
 from pipeline.errors import ArtifactError
 from pipeline.metrics import Metrics, MultiLabelMetrics, read_metrics
 from pipeline.stages import layout
+from pipeline.stages.home import home
 from pipeline.stages.origin import without_credentials
 from pipeline.stages.publish import publishing, turn
 
@@ -37,7 +38,7 @@ def register(registry: params.Registry, tracking: params.Tracking) -> None:
     _check_one_piece(run, metrics, index, export.verify(layout.MODEL).weights_sha256)
     # Without any word of the user's, the store of the training run: it may lie in cluster.storage.
     wanted = tracking.uri or os.environ.get("MLFLOW_TRACKING_URI") or run.tracking_uri
-    uri = address.resolve(wanted, Path.cwd())
+    uri = address.resolve(wanted, home())
     console = Console(soft_wrap=True)
     # Two registrations at once would both see no version of these weights, or the same champion.
     turns = turn(_turns(uri), lambda text: console.print(text, highlight=False, markup=False))

@@ -5,6 +5,7 @@ Always runs; what it leaves is identical as long as no image is added, removed o
 
 from pipeline import params
 from pipeline.stages import layout
+from pipeline.stages.home import located
 
 
 def scan(data: params.Data, demo: params.Demo) -> None:
@@ -16,7 +17,7 @@ def scan(data: params.Data, demo: params.Demo) -> None:
     from pipeline.stages.progress import progress
     from pipeline.stages.publish import publishing
 
-    source = data.source
+    source = located(data.source)
     columns = TableColumns(
         data.image_column,
         data.label_column,
@@ -31,6 +32,8 @@ def scan(data: params.Data, demo: params.Demo) -> None:
     with publishing(layout.MANIFEST, layout.SCAN) as (manifest_path, counts_path):
         with progress("scanning") as advance:
             counts = scan_source(source, columns, manifest_path, advance)
+        if data.source != "demo":
+            counts = counts.model_copy(update={"source": data.source})
         counts.write(counts_path)
     given = ", ".join(f"{count:,} {split}" for split, count in counts.split_counts.items()) or "to be split by hash"
     show(

@@ -7,6 +7,7 @@ from pipeline import params
 from pipeline.artifacts import Scan
 from pipeline.errors import ArtifactError
 from pipeline.stages import layout
+from pipeline.stages.home import located
 
 if TYPE_CHECKING:
     from pipeline.sharding.build import Built
@@ -46,7 +47,7 @@ def shard(
     form = ShardForm(shards.short_side_px, shards.jpeg_quality, shards.samples_per_shard, shards.destination)
     manifest = Manifest(layout.MANIFEST)
     _check_source(data)
-    root = layout.DEMO if data.source == "demo" else image_root(data.source)
+    root = layout.DEMO if data.source == "demo" else image_root(located(data.source))
     with publishing(layout.SHARDS, layout.AUDIT, layout.REJECTS) as (folder, audit_path, rejects_path):
         folder.mkdir()
         decides = (file_sha256(layout.MANIFEST), root, shards.short_side_px, shards.jpeg_quality)

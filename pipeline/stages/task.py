@@ -8,6 +8,7 @@ from pipeline import params
 from pipeline.artifacts import Index, file_sha256
 from pipeline.errors import ClusterError, ParamsError
 from pipeline.stages import layout, weights
+from pipeline.stages.home import home
 
 if TYPE_CHECKING:
     from pipeline.training.folder import Result, RunFolder
@@ -83,13 +84,13 @@ def _check_labels(training: params.Training, index: Index) -> None:
 def run_root(cluster: params.Cluster) -> Path:
     """Where runs and, by default, the MLflow store lie."""
     if cluster.storage is None:
-        return Path.cwd()
+        return home()
     if "://" in cluster.storage:
         raise ClusterError(
             f"cluster.storage={cluster.storage} is a URI; runs need a folder that every node sees, such as a mounted "
             "bucket or NFS. Give its absolute path."
         )
-    return Path(cluster.storage).absolute()
+    return home() / cluster.storage
 
 
 def sections_of_task() -> list[str]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from pipeline import params
 from pipeline.errors import TrackingError
 from pipeline.stages import layout
+from pipeline.stages.home import located
 
 if TYPE_CHECKING:
     from pipeline.modeling.weights import Start
@@ -38,7 +39,7 @@ def find(model: params.Model, num_channels: int, tracking: params.Tracking, root
     elif model.weights.startswith(SCHEMES):
         text = str(folder / _fetch(model.weights, tracking, root, folder))
     else:
-        text = model.weights
+        text = located(model.weights)
     start = weights.look_at(text, model.backbone)
     with torch.device("meta"):
         network = backbone.build(

@@ -37,7 +37,12 @@ MAKE = "tests/docs/test_make.py::test_a_target_runs_what_the_readme_says"
 
 COMPACT = "tests/end_to_end/test_growing_pushes_little.py::test_what_dvc_brings_back_grows_and_can_be_compacted"
 
+QUEUE = "tests/end_to_end/test_dvc_queue.py::test_two_queued_experiments_leave_the_workspace_alone"
+
 TESTED_BY = {
+    "dvc exp run --queue -S optimizer.lr=0.001,0.002": QUEUE,
+    "dvc exp run --run-all": QUEUE,
+    "dvc exp show": QUEUE,
     "convoy compact": COMPACT,
     "make repro": MAKE,
     "make test": MAKE,

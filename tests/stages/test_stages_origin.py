@@ -26,6 +26,11 @@ def repository(folder):
     return folder
 
 
+def test_an_experiment_of_dvc_has_its_name(folder, monkeypatch):
+    monkeypatch.setenv("DVC_EXP_NAME", "lying-oath")
+    assert origin.tags() == {"dvc.experiment": "lying-oath"}
+
+
 def test_nothing_is_known_where_there_is_nothing(folder):
     assert origin.tags() == {}
     origin.leave_difference(folder / "files")
