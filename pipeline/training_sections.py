@@ -62,8 +62,8 @@ class Schedule(Section):
 class Training(Section):
     epochs: PositiveInt
     patience_epochs: PositiveInt | None
-    """Training ends when validation top-1 has not risen for so many epochs, and leaves the best epoch's weights; null
-    trains all epochs and leaves the last one's."""
+    """Training ends when validation top-1, or mAP, has not risen for so many epochs, and leaves the best epoch's
+    weights; null trains all epochs and leaves the last one's."""
     progressive_px: Sides | None
     """Sides of the training images, rising to model.input_px at most, each for an equal part of the epochs: [32, 48,
     64]. Evaluation keeps model.input_px. Null for that everywhere."""
