@@ -1,7 +1,10 @@
 """A tracker and a real MLflow server that is down at the start, in the middle and at the end of training."""
 
+import http.server
 import socket
+import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 from mlflow_server import Server, wait_until
@@ -97,3 +100,33 @@ def test_a_server_that_accepts_and_never_answers_keeps_nobody(tmp_path, monkeypa
         assert f"The MLflow store {uri} " in tracker.problem
         assert time.monotonic() - start < 15.0  # the first import of mlflow among it
     assert RunRecord.read(tmp_path / RUN_FILE).run_id is None
+
+
+@pytest.mark.parametrize(("status", "said"), [(401, "401"), (500, "500")])
+def test_a_server_that_answers_with_an_error_keeps_nobody_and_is_quoted(tmp_path, monkeypatch, status, said):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+
+    class Refusing(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_error(status)
+
+        do_POST = do_GET
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
+        threading.Thread(target=server.serve_forever).start()
+        try:
+            tracker = open_for(SimpleNamespace(uri=f"http://127.0.0.1:{server.server_port}"), tmp_path, 0.5)
+            assert tracker.run_id is None
+            train(tmp_path, range(3))
+            tracker.pump(2)
+            start = time.monotonic()
+            assert not tracker.finish("FINISHED", drain_seconds=0.5)
+            assert time.monotonic() - start < 5.0
+        finally:
+            server.shutdown()
+    assert f"The MLflow store http://127.0.0.1:{server.server_port} cannot be used: " in tracker.problem
+    assert said in tracker.problem
+    assert RunRecord.read(tmp_path / RUN_FILE).committed_step == 2
