@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+import cut_wire
 import projects
 import psutil
 
@@ -33,7 +34,7 @@ class Fault:
 
     what: Literal[
         "kill", "freeze", "bug", "kill while saving", "full disk", "lose node", "announce loss", "out of memory",
-        "kill driver", "terminate driver", "interrupt driver",
+        "kill driver", "terminate driver", "interrupt driver", "cut the wire", "cut the wire for 30 s",
     ]  # fmt: skip
     step: int
     rank: int = 0
@@ -49,10 +50,13 @@ class Command:
         clock_shift_seconds: float = 0.0,
         command: str = "train",
         dies_in: str | None = None,
+        network: str | None = None,
     ):
+        """In a network namespace of `cut_wire`, where one is named."""
         self._said = folder / f"said-{time.monotonic_ns()}.txt"
         self._process = _forkserver.Process(
-            target=_run, args=(folder, self._said, faults, clock_shift_seconds, environment(), command, dies_in)
+            target=_run,
+            args=(folder, self._said, faults, clock_shift_seconds, environment(), command, dies_in, network),
         )
         self._process.start()
         self.pid = self._process.pid
@@ -105,9 +109,12 @@ def _run(
     environment: dict,
     command: str,
     dies_in: str | None,
+    network: str | None,
 ) -> None:
     """The forked process's own: a session of its own, as a shell would give it, and the command line's main."""
     os.setsid()
+    if network:
+        cut_wire.enter(network)
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
@@ -178,6 +185,8 @@ def _happen(what: str, driver: int, run, position: int) -> None:
     elif what == "lose node":
         os.kill(os.getppid(), signal.SIGKILL)  # a worker's parent is its node's raylet
         threading.Event().wait()  # a worker ends with its raylet
+    elif what.startswith("cut the wire"):
+        cut_wire.cut(30.0 if what.endswith("for 30 s") else None)
     elif what == "announce loss":
         _announce_loss()
         wait_until(run.stop.exists, "the driver's answer to a node that says it will go")

@@ -91,9 +91,9 @@ def register(
 
 def check_name(model_name: str) -> None:
     """Raises ParamsError for a name that MLflow, its filters or its addresses cannot hold."""
-    if not re.fullmatch(r"[\w.-]+( [\w.-]+)*", model_name):
+    if not re.fullmatch(r"[\w-]+( [\w-]+)*", model_name):
         raise ParamsError(
-            f"registry.model_name={model_name!r} cannot be a model's name; use letters, digits, spaces, '.', '_', '-'."
+            f"registry.model_name={model_name!r} cannot be a model's name; use letters, digits, spaces, '_', '-'."
         )
 
 

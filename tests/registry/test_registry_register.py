@@ -22,7 +22,7 @@ def experiment_id(client, uri):
 @pytest.fixture
 def name(request):
     """A registered model of the test's own."""
-    return request.node.name[:60].replace("[", ".").replace("]", "")
+    return request.node.name[:60].replace("[", "-").replace("]", "")
 
 
 @pytest.fixture
@@ -149,10 +149,10 @@ def test_what_the_store_refuses_for_another_reason_is_told(client, enter, models
     import mlflow.exceptions
 
     def refuse(*_, **__):
-        raise mlflow.exceptions.MlflowException("no", error_code=mlflow.exceptions.PERMISSION_DENIED)
+        raise mlflow.exceptions.MlflowException("not today", error_code=mlflow.exceptions.PERMISSION_DENIED)
 
     monkeypatch.setattr(type(client), method, refuse)
-    with pytest.raises(mlflow.exceptions.MlflowException, match="no"):
+    with pytest.raises(mlflow.exceptions.MlflowException, match="not today"):
         enter(models[0], 0.95, finished_run)
 
 
@@ -243,13 +243,13 @@ def test_a_model_that_comes_back_damaged_is_not_registered(
     assert enter(models[0], 0.95, finished_run).version == "1"
 
 
-@pytest.mark.parametrize("bad", ["", "a/b", "a:b", "it's", " a", "a "])
+@pytest.mark.parametrize("bad", ["", "a/b", "a:b", "it's", " a", "a ", "cats 2.1"])
 def test_a_name_that_cannot_be_used_is_refused(bad):
     with pytest.raises(ParamsError, match=r"registry\.model_name=.* cannot be a model's name; use letters"):
         check_name(bad)
 
 
-@pytest.mark.parametrize("good", ["convoy-demo", "My cats 2.1", "été_1"])
+@pytest.mark.parametrize("good", ["convoy-demo", "My cats 2", "été_1"])
 def test_a_usual_name_is_accepted(good):
     check_name(good)
 

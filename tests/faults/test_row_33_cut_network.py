@@ -1,0 +1,31 @@
+"""Row 33: the network between two nodes is cut for good. The ranks of before are never heard again: the ledger and the
+weights are those of an undisturbed run."""
+
+import cut_wire
+import pytest
+import train_commands
+from train_commands import Fault
+
+PATIENCE_SECONDS = 300.0
+"""Ray takes its time to notice a lost node, and three nodes on two cores to start two ranks."""
+
+
+@pytest.mark.long_fault
+@pytest.mark.timeout(3 * PATIENCE_SECONDS)
+def test_for_good(project, undisturbed_by_two):
+    with cut_wire.cluster(train_commands.environment()) as cluster:
+        folder = project(
+            cluster={"num_workers": 2, "address": cluster.address, "hang_seconds": 60.0, "wait_seconds": 15.0}
+        )
+        left = train_commands.Command(folder, Fault("cut the wire", 6), network=cluster.network).wait(PATIENCE_SECONDS)
+        assert left.exit_code == 1, left.said
+        assert "ranks need a core each and the cluster has 1; waiting up to " in left.said
+        assert "Nothing is gone: the same command then goes on from the newest checkpoint" in left.said
+        cluster.add(cut_wire.NEAR)
+        again = train_commands.Command(folder, network=cluster.network).wait(PATIENCE_SECONDS)
+        assert again.exit_code == 0, again.said
+    run = train_commands.the_run(folder)
+    assert train_commands.history(run) == train_commands.history(undisturbed_by_two)
+    assert train_commands.same_weights(run, undisturbed_by_two)
+    (page,) = train_commands.mlflow_runs(folder)
+    assert page.info.status == "FINISHED"
