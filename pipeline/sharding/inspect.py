@@ -160,7 +160,7 @@ class Looks:
         with _piece_path(self._spool, inspected.first_row).open("rb", buffering=0) as piece:
             piece.seek(-num_bytes, os.SEEK_END)
             rows = piece.read(num_bytes)
-        with self._path.open("r+b", buffering=0) as file:
+        with self._path.open("r+b") as file:  # buffered, since a full disk takes a part of an unbuffered write
             file.seek(inspected.first_row * LOOK_DTYPE.itemsize)
             file.write(rows)
 

@@ -29,7 +29,7 @@ def test_a_fresh_run_beside_the_old_one(undisturbed, project, change):
     (fresh,) = [path for path in (folder / "runs").iterdir() if path != old]
     assert train_commands.history(fresh)[0][0] == 0
     assert not train_commands.same_weights(fresh, old) or change == "image"
-    assert f"run {fresh.name}: 15 steps" in done.said
+    assert f"run {fresh.name}: all of 3 epochs; 15 steps" in done.said
 
 
 def test_what_only_changes_speed_keeps_the_run(undisturbed, project):
