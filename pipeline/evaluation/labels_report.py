@@ -29,9 +29,15 @@ def render_labels(evaluated: Evaluated) -> str:
 
 
 def _sentence(metrics: MultiLabelMetrics, backbone: str) -> str:
-    return (
+    reached = (
         f"{backbone} reaches a mean average precision of {metrics.mean_ap:.3f} on {metrics.num_samples:,} "
-        f"{metrics.split} images; with 95\u202f% confidence the true one lies between {metrics.mean_ap_low:.3f} and "
+        f"{metrics.split} images"
+    )
+    if metrics.mean_ap_low == metrics.mean_ap_high:
+        # As after a run without a mistake: what the bootstrap draws from holds nothing that could be missed.
+        return f"{reached}; every resample of them gives the same, so how far it may be from the true one is not known."
+    return (
+        f"{reached}; with 95\u202f% confidence the true one lies between {metrics.mean_ap_low:.3f} and "
         f"{metrics.mean_ap_high:.3f}."
     )
 
@@ -47,8 +53,9 @@ def _strengths(metrics: MultiLabelMetrics) -> str:
 
 def _tiles(metrics: MultiLabelMetrics) -> list[dict[str, str]]:
     between = f"{metrics.mean_ap_low:.3f} to {metrics.mean_ap_high:.3f}"
+    about = f"95\u202f% interval {between}" if metrics.mean_ap_low < metrics.mean_ap_high else "no interval is known"
     return [
-        {"name": "mAP", "value": f"{metrics.mean_ap:.3f}", "about": f"95\u202f% interval {between}"},
+        {"name": "mAP", "value": f"{metrics.mean_ap:.3f}", "about": about},
         {"name": "Micro F1", "value": f"{metrics.micro_f1:.3f}", "about": "every answer counts the same"},
         {"name": "Macro F1", "value": f"{metrics.macro_f1:.3f}", "about": "every class counts the same"},
         {"name": "Exact", "value": verdict.percent(metrics.exact_match), "about": "all classes of an image right"},
@@ -75,8 +82,8 @@ def _no_better_than_guessing(metrics: MultiLabelMetrics) -> str | None:
 def _few_images(metrics: MultiLabelMetrics) -> str | None:
     if metrics.num_samples >= verdict.FEW_IMAGES:
         return None
-    width = metrics.mean_ap_high - metrics.mean_ap_low
-    return f"There are only {metrics.num_samples} test images: the interval of mAP is {width:.3f} wide."
+    few, width = f"There are only {metrics.num_samples} test images", metrics.mean_ap_high - metrics.mean_ap_low
+    return f"{few}: the interval of mAP is {width:.3f} wide." if width else f"{few}."
 
 
 def _few_of_a_class(metrics: MultiLabelMetrics) -> str | None:
