@@ -9,6 +9,8 @@ import shard_sets
 import torch
 
 from pipeline import params
+from pipeline.imaging import crops
+from pipeline.imaging.region import Native
 from pipeline.loading import encoded
 from pipeline.modeling import objective
 from pipeline.training.bottleneck import Spent, judge
@@ -96,6 +98,7 @@ def slow(monkeypatch, owner, name, seconds):
 
 
 def test_a_slow_loader_is_told(run, monkeypatch):
+    monkeypatch.setattr(crops, "_native", Native(False, "cannot be slowed"))
     slow(monkeypatch, encoded, "decode_region", 0.08)
     notices, metrics = run()
     assert notices.startswith("loader-bound ")
