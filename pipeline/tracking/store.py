@@ -6,6 +6,7 @@ Everything that talks to MLflow is handed the client that `connect` returns.
 import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import TrackingError
@@ -34,7 +35,21 @@ def connect(uri: str) -> "mlflow.MlflowClient":
         # Three processes that open a new sqlite store at once die in its migrations.
         with open(path.with_name(f"{path.name}.lock"), "a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
+            if not path.exists():
+                _make_sqlite(path)
             return mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def _make_sqlite(path: Path) -> None:
+    """A new store, there as a whole or not at all: MLflow never opens one again whose making was killed half way."""
+    import mlflow
+
+    partial = path.with_name(f".{path.name}.partial")
+    for left in (partial, partial.with_name(f"{partial.name}-journal")):
+        left.unlink(missing_ok=True)
+    uri = f"{address.SQLITE}{partial}"
+    mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
+    partial.replace(path)
 
 
 def find_or_create_experiment(client: "mlflow.MlflowClient", uri: str, name: str) -> str:

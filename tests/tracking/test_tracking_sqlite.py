@@ -1,5 +1,6 @@
 """A tracker on a real sqlite store: one run, each (key, step) once, a true status, whatever was killed in between."""
 
+import signal
 import subprocess
 import sys
 
@@ -214,6 +215,24 @@ def test_a_file_that_is_no_store_is_named(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_store_whose_making_was_killed_half_way_is_made_anew(tmp_path):
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    code = (
+        "import os, signal, sqlalchemy\n"
+        "def kill(connection, cursor, statement, *_):\n"
+        "    if statement.startswith('INSERT INTO _alembic_tmp_'):  # a table that a second making would meet\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "sqlalchemy.event.listen(sqlalchemy.engine.Engine, 'before_cursor_execute', kill)\n"
+        f"from pipeline.tracking import store; store.connect({uri!r})"
+    )
+    killed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert not (tmp_path / "mlflow.db").exists()
+    client = store.connect(uri)
+    assert store.find_or_create_experiment(client, uri, "convoy")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mlflow.db", "mlflow.db.lock"]
+
+
 def test_three_processes_may_open_a_new_store_at_once(tmp_path):
     uri = f"sqlite:///{tmp_path}/new/mlflow.db"
     code = (
