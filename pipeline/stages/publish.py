@@ -101,8 +101,8 @@ def explain(exc: OSError, folder: Path) -> StorageError | None:
             "Free some space and run the same command again."
         )
     if exc.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-        path = Path(exc.filename or folder).absolute()
-        if path.is_relative_to(folder.absolute()):
+        path, folder = Path(exc.filename or folder).absolute(), folder.absolute()
+        if path.is_relative_to(folder) or folder.is_relative_to(path):  # in it, or a folder on the way to it
             return StorageError(f"{path} cannot be written ({exc.strerror}); make it writable and run this again.")
     return None
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from pipeline import params
-from pipeline.errors import ClusterError
+from pipeline.errors import ClusterError, StorageError
 from pipeline.stages import layout
 
 DEFINITION = ("dvc.yaml", "params.yaml", ".dvcignore", ".dvc/config")
@@ -25,9 +25,19 @@ def repro(cluster: params.Cluster) -> int:
         "PYTHONPATH": os.pathsep.join(filter(None, [str(code), os.environ.get("PYTHONPATH")])),
     }
     if not (workspace / ".git").exists():
-        run = [sys.executable, "-m", "dvc", "config", "--local", "core.no_scm", "true"]
-        subprocess.run(run, cwd=workspace, env=environment, check=True)
+        _do_without_git(workspace, environment)
     return subprocess.run([sys.executable, "-m", "dvc", "repro"], cwd=workspace, env=environment).returncode
+
+
+def _do_without_git(workspace: Path, environment: dict[str, str]) -> None:
+    run = [sys.executable, "-m", "dvc", "config", "--local", "core.no_scm", "true"]
+    done = subprocess.run(run, cwd=workspace, env=environment, stderr=subprocess.PIPE, text=True)
+    if done.returncode:
+        why = next((line for line in done.stderr.splitlines() if line.strip()), "it says nothing")
+        raise StorageError(
+            f"DVC cannot keep its settings in {workspace / '.dvc'} ({why}); make it a folder that can be written, and "
+            "run this again."
+        )
 
 
 def _open_workspace(code: Path, cluster: params.Cluster) -> Path:

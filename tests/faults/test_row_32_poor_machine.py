@@ -1,8 +1,10 @@
-"""Row 32, the loader's part: few file descriptors, no HOME, the C locale, a path with spaces, nothing to write to."""
+"""Row 32: few file descriptors, no HOME, the C locale, a path with spaces, nothing to write to, 64 MB of /dev/shm."""
 
 import subprocess
 import sys
 
+import projects
+import pytest
 import shard_sets
 
 READ_ALL = """
@@ -34,3 +36,47 @@ def test_more_shards_than_descriptors_on_a_poor_machine(tmp_path, repository):
     assert done.returncode == 0, done.stderr
     assert done.stdout == "300\n"
     assert sorted(folder.rglob("*")) == before
+
+
+POOR = {"LC_ALL": "C", "PATH": "/usr/bin:/bin", "PYTHONPATH": str(projects.REPOSITORY)}
+
+
+def run_in(folder, preparation, commands):
+    """The exit code and what was said of each, up to the first that fails, where mounts are the shell's own."""
+    if subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode:
+        pytest.skip("mounts of a process's own cannot be made here")
+    said = []
+    for command in commands:
+        line = f'cd "$1" && {preparation} && cd "$1" && exec "{sys.executable}" -m pipeline {command}'
+        done = subprocess.run(
+            ["unshare", "--mount", "bash", "-c", line, "bash", folder], env=POOR, capture_output=True, text=True
+        )
+        said.append((done.returncode, done.stderr))
+        if done.returncode:
+            break
+    return said
+
+
+@pytest.mark.slow
+def test_all_stages_and_ray_on_a_poor_machine(tmp_path):
+    folder = projects.write(tmp_path / "my photos é", projects.SMALL, {"cluster": {"num_workers": 1}})
+    poor = "mount -t tmpfs -o size=64m tmpfs /dev/shm && ulimit -n 256"
+    said = run_in(folder, poor, ["scan", "shard", "train", "evaluate", "register"])
+    assert [code for code, _ in said] == [0] * 5, said[-1][1]
+    assert (folder / "data" / "registration.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "wanted"),
+    [
+        ("scan", "data cannot be written (Read-only file system); make it writable and run this again."),
+        ("repro", ".dvc (ERROR: unexpected error - [Errno 30] Read-only file system"),
+    ],
+)
+def test_a_read_only_folder_is_named(tmp_path, command, wanted):
+    folder = projects.write(tmp_path / "my photos é", projects.SMALL)
+    read_only = 'mount --bind "$1" "$1" && mount -o remount,bind,ro "$1"'
+    [(code, said)] = run_in(folder, read_only, [command])
+    assert code == 1, said
+    assert len(said.splitlines()) == 1
+    assert wanted in said
