@@ -1,6 +1,5 @@
 """Sets of images with other channels than RGB: what the tars hold, the figures of the index, and one kind a set."""
 
-import gc
 import io
 import json
 import tarfile
@@ -66,13 +65,6 @@ def test_mean_and_deviation_are_those_of_the_training_split(built):
     pixels_NC = images_NHWC.reshape(-1, num_channels)
     np.testing.assert_allclose(index.mean, pixels_NC.mean(axis=0), rtol=1e-12)
     np.testing.assert_allclose(index.std, pixels_NC.std(axis=0), rtol=1e-9)
-
-
-@pytest.fixture
-def careless_reader():
-    """webdataset leaves closing its files to the garbage collector: let that be here, not in another test."""
-    yield
-    gc.collect()
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")

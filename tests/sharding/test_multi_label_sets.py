@@ -1,6 +1,5 @@
 """Shard sets whose samples have any number of labels: what the tars say, growing, compaction, the audit, damage."""
 
-import gc
 import io
 import json
 import tarfile
@@ -164,13 +163,6 @@ def test_labels_that_are_not_those_of_the_table_are_found_even_in_a_tar_that_the
     reseal(folder, data.replace(old, new))
     with pytest.raises(ArtifactError, match=r"json at byte \d+ does not hold the labels \["):
         verify_shard_set(folder / "index.json", lambda count: None)
-
-
-@pytest.fixture
-def careless_reader():
-    """A reader that leaves its files to the garbage collector: let it come before the next test."""
-    yield
-    gc.collect()
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")

@@ -1,6 +1,5 @@
 """A whole shard set: nothing lost, nothing twice, the same bytes again, and open to everybody else's readers."""
 
-import gc
 import hashlib
 import io
 import json
@@ -327,13 +326,6 @@ def test_an_image_that_changes_meanwhile_is_noticed(tmp_path, monkeypatch):
     monkeypatch.setattr(build_module, "plan_shards", plan_and_change)
     with pytest.raises(SourceError, match=r"cat/001.jpg changed while it was being sharded; let the source rest"):
         build(source, tmp_path / "shards", rule=SplitRule(0, 0, 0))
-
-
-@pytest.fixture
-def careless_reader():
-    """Readers that leave their files to the garbage collector: let it come before the next test."""
-    yield
-    gc.collect()
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
