@@ -17,6 +17,7 @@ from typing import Annotated
 import typer
 
 from pipeline.errors import ConvoyError
+from pipeline.stages.interrupt import PARENT_GONE
 
 BUG = 70  # EX_SOFTWARE of sysexits.h
 
@@ -220,7 +221,8 @@ def track_sync() -> None:
 
 def main() -> None:
     """The console script: runs a command and turns what it raises into an exit code."""
-    signal.signal(signal.SIGTERM, _end)
+    for signum in (signal.SIGTERM, PARENT_GONE):
+        signal.signal(signum, _end)
     _follow_dvc()
     try:
         app(standalone_mode=True)
@@ -249,9 +251,9 @@ def _call(name: str, /, **arguments: object) -> object:
     return getattr(importlib.import_module(f"pipeline.stages.{name}"), name)(**arguments)
 
 
-def _end(signum: int, _frame: object) -> None:
+def _end(_signum: int, _frame: object) -> None:
     """SIGTERM ends a command as Ctrl-C does: files are given back, workers stopped."""
-    raise SystemExit(128 + signum)
+    raise SystemExit(128 + signal.SIGTERM)
 
 
 def _follow_dvc() -> None:
@@ -263,7 +265,7 @@ def _follow_dvc() -> None:
     def watch() -> None:
         while os.getppid() == parent:
             threading.Event().wait(1.0)
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), PARENT_GONE)
 
     threading.Thread(target=watch, name="convoy-parent", daemon=True).start()
 

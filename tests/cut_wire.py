@@ -50,6 +50,12 @@ class Cluster:
         """A node of one core."""
         self._start(side, "--address", self.address, "--num-cpus", "1")
 
+    def is_whole(self) -> bool:
+        """Whether the wire carries again what is sent on it."""
+        asked = ["ip", "-json", "-n", self.network, "link", "show", DEVICE]
+        (device,) = json.loads(subprocess.run(asked, check=True, capture_output=True).stdout)
+        return device["operstate"] == "UP"
+
     def end(self) -> None:
         for process in self._processes:
             for each in [*psutil.Process(process.pid).children(recursive=True), process]:

@@ -1,13 +1,17 @@
-"""A real MLflow server that a test can kill and start again."""
+"""A real MLflow server that a test can kill and start again, and a slow way to it."""
 
 import contextlib
+import http.server
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+import urllib.error
 import urllib.request
+from collections.abc import Iterator
 
 PATIENCE_SECONDS = 90.0
 
@@ -50,3 +54,42 @@ class Server:
         with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.uri}/health", timeout=5) as answer:
             return answer.status == 200
         return False
+
+
+@contextlib.contextmanager
+def slow_way_to(uri: str, seconds: float) -> Iterator[str]:
+    """The address of a proxy that passes every request on after so long."""
+    ended = threading.Event()
+
+    class Passing(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            ended.wait(seconds)
+            headers = {name: value for name, value in self.headers.items() if name.lower() != "host"}
+            asked = urllib.request.Request(uri + self.path, content or None, headers, method=self.command)
+            try:
+                answer = urllib.request.urlopen(asked, timeout=PATIENCE_SECONDS)
+            except urllib.error.HTTPError as refusal:
+                answer = refusal
+            with answer:
+                body = answer.read()
+            self.send_response(answer.status)
+            self.send_header("Content-Type", answer.headers.get("Content-Type", "application/json"))
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_POST = do_PUT = do_PATCH = do_DELETE = do_GET
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Passing) as proxy:
+        serving = threading.Thread(target=proxy.serve_forever)
+        serving.start()
+        try:
+            yield f"http://127.0.0.1:{proxy.server_port}"
+        finally:
+            ended.set()
+            proxy.shutdown()
+            serving.join()

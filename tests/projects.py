@@ -32,3 +32,10 @@ def write(folder: Path, *changes: dict[str, dict]) -> Path:
             params[section] |= values
     (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
     return folder
+
+
+def write_for_a_job(folder: Path, storage: Path, *changes: dict[str, dict]) -> Path:
+    """The same with the code beside it, as a Ray job takes both along; its outputs go to `storage`, outside."""
+    write(folder, SMALL, {"cluster": {"num_workers": 1, "storage": str(storage)}}, *changes)
+    shutil.copytree(REPOSITORY / "pipeline", folder / "pipeline", ignore=shutil.ignore_patterns("__pycache__"))
+    return folder

@@ -34,6 +34,14 @@ class Nodes:
 
         train_commands.wait_until(lambda: num_nodes() == count, f"a cluster of {count} nodes")
 
+    def lose_head(self, with_its_machine: bool) -> None:
+        """Kills what knows of the cluster, or all that runs beside it, a stage's controller among that."""
+        head = self._cluster.head_node
+        if with_its_machine:
+            head.kill_all_processes(check_alive=False, allow_graceful=False)
+        else:
+            head.kill_gcs_server(check_alive=False)
+
     def end(self) -> None:
         self._cluster.shutdown()
 

@@ -34,7 +34,7 @@ class Fault:
 
     what: Literal[
         "kill", "freeze", "bug", "kill while saving", "full disk", "lose node", "announce loss", "out of memory",
-        "kill driver", "terminate driver", "interrupt driver", "cut the wire", "cut the wire for 30 s",
+        "kill driver", "terminate driver", "interrupt driver", "cut the wire", "cut the wire for 30 s", "wait",
     ]  # fmt: skip
     step: int
     rank: int = 0
@@ -67,6 +67,10 @@ class Command:
             os.killpg(self.pid, signal.SIGKILL)
             raise AssertionError(f"it did not end:\n{self.said}")
         return self
+
+    def wait_for_faults(self) -> None:
+        """Until the first of them has happened."""
+        wait_until(self._said.with_suffix(".fault-0").exists, "the fault")
 
     @property
     def exit_code(self) -> int:
@@ -172,6 +176,8 @@ def _happen(what: str, driver: int, run, position: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     elif what == "freeze":
         os.kill(os.getpid(), signal.SIGSTOP)
+    elif what == "wait":
+        threading.Event().wait()  # for its end, which the test brings about
     elif what == "bug":
         raise KeyError("a bug of the user's")
     elif what == "kill while saving":

@@ -15,3 +15,6 @@ class Pause(Protocol):
 
     def lift(self) -> bool:
         """Takes the wish back; False when they are to stay ended, because somebody else wished so too."""
+
+    def is_asked(self) -> bool:
+        """Whether somebody else wishes so."""

@@ -6,13 +6,14 @@ Nodes come and go: one that is being drained, because it is about to be taken aw
 import contextlib
 import logging
 import os
-import socket
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from pipeline.errors import ClusterError
+from pipeline.launch.head import Head, knock
 
 ENVIRONMENT = {
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # else workers of a driver under `uv run` start through uv
@@ -25,7 +26,6 @@ ENVIRONMENT = {
 _OBJECT_STORE_BYTES = 100 * 1024**2
 """Nothing of ours travels through the object store; the default takes a third of the memory."""
 
-_KNOCK_SECONDS = 5.0
 _POLL_SECONDS = 1.0
 
 
@@ -65,25 +65,29 @@ def to_join(address: str | None) -> str | None:
 
 
 @contextlib.contextmanager
-def connected(address: str | None) -> Iterator[None]:
-    """Ray, joined at an address or started here; what was started here ends here. Raises ClusterError."""
+def connected(address: str | None) -> Iterator[Head]:
+    """Ray, joined at an address or started here; what was started here ends here. Its head is watched meanwhile.
+
+    Raises ClusterError.
+    """
     os.environ.update(ENVIRONMENT)
     import ray
 
     if address:
-        knock(address)
+        _look_for(address)
     try:
-        if address:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-        else:
-            ray.init(
-                address="local",  # said aloud, because a stale file of a dead cluster would be followed otherwise
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                object_store_memory=_OBJECT_STORE_BYTES,
-                num_cpus=len(os.sched_getaffinity(0)),
-            )
+        with _keeping_the_answer_to_sigterm():
+            if address:
+                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+            else:
+                context = ray.init(
+                    address="local",  # said aloud, because a stale file of a dead cluster would be followed otherwise
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    object_store_memory=_OBJECT_STORE_BYTES,
+                    num_cpus=len(os.sched_getaffinity(0)),
+                )
     except Exception as exc:  # Ray raises that very class when a machine is too busy for its start
         raise ClusterError(
             f"Ray does not start on this machine ({exc}); set cluster.num_workers: 0 to train without it."
@@ -91,17 +95,29 @@ def connected(address: str | None) -> Iterator[None]:
             else f"The Ray cluster at {address} answers but cannot be joined ({exc}); is this machine one of its "
             "nodes, with the same versions of Ray and Python?"
         ) from exc
+    with Head(address or context.address_info["gcs_address"]) as head:
+        try:
+            yield head
+        finally:
+            if head.answers():  # else Ray would wait for it until it ends this process
+                ray.shutdown()
+
+
+@contextlib.contextmanager
+def _keeping_the_answer_to_sigterm() -> Iterator[None]:
+    """Ray would end this process at once, with another exit code, where a run may want a checkpoint first."""
+    answer = signal.getsignal(signal.SIGTERM)
     try:
         yield
     finally:
-        ray.shutdown()
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, answer)
 
 
-def knock(address: str) -> None:
+def _look_for(address: str) -> None:
     """Raises ClusterError when nothing listens; Ray itself would ask for five minutes."""
-    host, _, port = address.rpartition("/")[2].rpartition(":")
     try:
-        socket.create_connection((host, int(port)), timeout=_KNOCK_SECONDS).close()
+        knock(address)
     except (OSError, ValueError) as exc:
         raise ClusterError(
             f"cluster.address={address} cannot be reached ({exc}); it is the host:port that `ray start --head` prints. "
@@ -151,13 +167,16 @@ def _lacking(num_ranks: int, nodes: Sequence[Node]) -> str:
     return f"cluster.num_workers={num_ranks} ranks need a core each and the cluster has {num_cpus}"
 
 
-def wait_for_room(num_ranks: int, deadline: float, say: Callable[[str], None]) -> Room:
-    """Room for the ranks, as soon as there is; `deadline` is on the monotonic clock.
+def wait_for_room(
+    num_ranks: int, deadline: float, say: Callable[[str], None], head: Head, is_ended: Callable[[], bool]
+) -> Room | None:
+    """Room for the ranks, as soon as there is; `deadline` is on the monotonic clock. None once nobody wants it.
 
-    Raises ClusterError when there is none by then.
+    Raises ClusterError when there is none by then, or no head to ask.
     """
     said = False
-    while True:
+    while not is_ended():
+        head.await_answer()
         found = nodes()
         room = room_for(num_ranks, found)
         if room:
@@ -169,3 +188,4 @@ def wait_for_room(num_ranks: int, deadline: float, say: Callable[[str], None]) -
             say(f"{_lacking(num_ranks, found)}; waiting up to {seconds:.0f} s for nodes")
             said = True
         threading.Event().wait(min(_POLL_SECONDS, seconds))
+    return None

@@ -4,7 +4,6 @@ Restarts are decided here and not by Ray Train, which retries a user's bug as pa
 goes on from is the body's own business.
 """
 
-import concurrent.futures
 import contextlib
 import math
 import os
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from pipeline.launch import cluster
 from pipeline.launch.body import Body, Pause
+from pipeline.launch.head import Head
 from pipeline.launch.losses import Loss, explain, first_lines
 from pipeline.launch.orphans import end_with_the_node
 from pipeline.launch.restarts import Restarts
@@ -23,6 +23,8 @@ _PLACING_SECONDS = 20.0
 """What Ray may take to place ranks for which there is room: more than it takes to notice that a node was lost."""
 
 _POLL_SECONDS = 1.0
+_ANSWER_SECONDS = 5.0
+"""What the head may take to answer; one that was lost does not."""
 
 
 class _NotPlacedError(Exception):
@@ -45,22 +47,24 @@ def launch(
 
     A rank that was lost, or that said nothing for `hang_seconds`, costs one of `max_failures` and starts the world
     again, as soon as the cluster has room, and has it free: within `wait_seconds`. A node that announces its end costs
-    nothing: the ranks are paused and start elsewhere. Raises the rank's own ConvoyError, TrainingError with the
-    traceback of any other exception, and ClusterError when ranks cannot be placed, are lost too often, or run out of
-    memory twice.
+    nothing: the ranks are paused and start elsewhere. Who asked for the end is not made to wait for room. Raises the
+    rank's own ConvoyError, TrainingError with the traceback of any other exception, and ClusterError when ranks cannot
+    be placed, are lost too often, or run out of memory twice.
     """
     joined = cluster.to_join(address)
     restarts = Restarts(max_failures)
     ended = time.monotonic()
-    while True:
+    while not pause.is_asked():
         # Nobody adds nodes to a cluster of this machine's own.
         deadline = ended + (wait_seconds if joined else 0.0)
         # A connection of its own for each start: what the last world held, even one whose controller died, goes with
         # the connection, so that the next finds every core free.
-        with cluster.connected(joined):
-            room = cluster.wait_for_room(num_workers, deadline, say)
+        with cluster.connected(joined) as head:
+            room = cluster.wait_for_room(num_workers, deadline, say, head, pause.is_asked)
+            if room is None:
+                return
             try:
-                loss = _run_once(body, num_workers, room, hang_seconds, folder, pause)
+                loss = _run_once(body, num_workers, room, head, hang_seconds, folder, pause)
             except _NotPlacedError as exc:
                 if time.monotonic() >= ended + wait_seconds:
                     raise cluster.not_free(num_workers, wait_seconds) from exc
@@ -73,9 +77,10 @@ def launch(
 
 
 def _run_once(
-    body: Body, num_workers: int, room: cluster.Room, hang_seconds: float, folder: Path, pause: Pause
+    body: Body, num_workers: int, room: cluster.Room, head: Head, hang_seconds: float, folder: Path, pause: Pause
 ) -> Loss | None:
     """None when all ranks finished; what was lost when the world may be started again."""
+    from ray.exceptions import RayActorError
     from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
@@ -105,7 +110,7 @@ def _run_once(
     )
     with _pausing_when_nodes_leave(places, pause) as announced:
         try:
-            _in_a_thread(trainer.fit)
+            head.watched(trainer.fit)
         except WorkerGroupError as exc:
             loss = explain(exc.worker_failures, str(exc), exc, hang_seconds)
             return announced() or loss
@@ -115,6 +120,9 @@ def _run_once(
             if isinstance(getattr(exc, "controller_failure", None), WorkerGroupStartupTimeoutError):
                 raise _NotPlacedError from exc
             return Loss(f"Ray Train stopped ({first_lines(exc)})")
+        except RayActorError as exc:  # its controller's, which is placed on the head's node
+            head.insist()
+            return announced() or Loss(f"Ray Train was lost ({first_lines(exc)})")
         return announced()
 
 
@@ -144,24 +152,7 @@ def _pausing_when_nodes_leave(places: Path, pause: Pause) -> Iterator[Callable[[
         yield announced
     finally:
         ended.set()
-        thread.join()
-
-
-def _in_a_thread(call: Callable[[], object]) -> None:
-    """Waits for a call in a thread of its own: in the main one, Ray Train takes Ctrl-C for itself and the run for
-    aborted, where the caller may want a checkpoint first. The thread is no obstacle to the process's end."""
-    outcome: concurrent.futures.Future[None] = concurrent.futures.Future()
-
-    def run() -> None:
-        try:
-            call()
-        except BaseException as exc:
-            outcome.set_exception(exc)
-        else:
-            outcome.set_result(None)
-
-    threading.Thread(target=run, name="ray-train", daemon=True).start()
-    outcome.result()
+        thread.join(_ANSWER_SECONDS)
 
 
 def _worker(config: dict) -> None:

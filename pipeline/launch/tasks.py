@@ -6,7 +6,6 @@ as it was, and nothing is done again. Tasks leave their work in files that every
 
 import contextlib
 import math
-import signal
 import threading
 import time
 import uuid
@@ -64,8 +63,7 @@ class ClusterWorkers:
     def __enter__(self) -> "ClusterWorkers":
         """Raises ClusterError when the cluster is out of reach, or some of its nodes cannot help."""
         with contextlib.ExitStack() as stack:
-            with _keeping_the_answer_to_sigterm():
-                stack.enter_context(cluster.connected(self._address))
+            self._head = stack.enter_context(cluster.connected(self._address))
             self._wait_for_cores()
             self._check_nodes()
             self._stack = stack.pop_all()
@@ -97,6 +95,7 @@ class ClusterWorkers:
     def _num_cores(self) -> float:
         import ray
 
+        self._head.await_answer()
         return ray.cluster_resources().get("CPU", 0.0)
 
     def _num_in_flight(self) -> int:
@@ -106,6 +105,7 @@ class ClusterWorkers:
     def _submit(self, function: Callable, task: object) -> object:
         import ray
 
+        self._head.await_answer()
         cores = 1.0
         if self._num_workers and self._num_cores():
             cores = min(1.0, math.floor(10_000 * self._num_cores() / self._num_workers) / 10_000)  # Ray's least part
@@ -191,17 +191,6 @@ class ClusterWorkers:
                 f"{len(problems)} of the {len(nodes)} nodes of the cluster cannot help; mend that, or set "
                 f"cluster.address: null to use this machine alone:{''.join(problems)}"
             )
-
-
-@contextlib.contextmanager
-def _keeping_the_answer_to_sigterm() -> Iterator[None]:
-    """Ray would end this process with another exit code."""
-    answer = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, answer)
 
 
 # What runs on the nodes.

@@ -64,7 +64,7 @@ def search(
     Raises ClusterError.
     """
     os.environ.update(_ENVIRONMENT)
-    with cluster.connected(cluster.to_join(address)):
+    with cluster.connected(cluster.to_join(address)) as head:
         import ray
         from ray import tune
         from ray.tune.schedulers import ASHAScheduler
@@ -92,8 +92,7 @@ def search(
                 callbacks=[_telling(say)],
             ),
         )
-        results = tuner.fit()
-        return [_outcome(result) for result in results]
+        return [_outcome(result) for result in head.watched(tuner.fit)]
 
 
 def _domain(wanted: Range) -> object:

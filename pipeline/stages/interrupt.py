@@ -1,11 +1,17 @@
-"""Ctrl-C and SIGTERM during training: the first asks for a checkpoint after the next step, the second ends at once."""
+"""Ctrl-C and SIGTERM during training: the first asks for a checkpoint after the next step, the second ends at once.
+
+That dvc has gone asks for the same, but never is the second: a signal to all of a terminal or a job ends dvc, too.
+"""
 
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+PARENT_GONE = signal.SIGUSR2
+"""What a command sends itself when the dvc that started it is gone."""
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, PARENT_GONE)
 
 
 class Stop:
@@ -26,6 +32,10 @@ class Stop:
             self._path.touch()
         return not self.heard
 
+    def is_asked(self) -> bool:
+        """Whether the person wishes the end."""
+        return bool(self.heard)
+
     def end_if_asked(self) -> None:
         """Ends the command as the first signal would have done, if there was one."""
         if self.heard:
@@ -40,6 +50,8 @@ def stopping_gently(path: Path, say: Callable[[str], None]) -> Iterator[Stop]:
 
     def hear(signum: int, _frame: object) -> None:
         if stop.heard:
+            if signum == PARENT_GONE:
+                return
             _end(signum)
         stop.heard.append(signum)
         stop.ask()
@@ -55,4 +67,4 @@ def stopping_gently(path: Path, say: Callable[[str], None]) -> Iterator[Stop]:
 
 def _end(signum: int) -> None:
     """Not KeyboardInterrupt: Lightning turns that into an exit code of 1."""
-    raise SystemExit(128 + signum)
+    raise SystemExit(128 + (signal.SIGTERM if signum == PARENT_GONE else signum))

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -26,7 +27,26 @@ def repro(cluster: params.Cluster) -> int:
     }
     if not (workspace / ".git").exists():
         _do_without_git(workspace, environment)
-    return subprocess.run([sys.executable, "-m", "dvc", "repro"], cwd=workspace, env=environment).returncode
+    return _run([sys.executable, "-m", "dvc", "repro"], workspace, environment)
+
+
+def _run(command: list[str], workspace: Path, environment: dict[str, str]) -> int:
+    """The exit code. dvc outlives Ctrl-C, which its stage hears, too: that has a checkpoint to write."""
+    dvc = subprocess.Popen(command, cwd=workspace, env=environment)
+    was_interrupted = False
+    while True:
+        try:
+            code = dvc.wait()
+        except KeyboardInterrupt:
+            if was_interrupted:
+                dvc.terminate()  # for a signal that this process alone was sent, twice
+            was_interrupted = True
+        except SystemExit:  # SIGTERM
+            dvc.terminate()
+            dvc.wait()
+            raise
+        else:
+            return 128 + signal.SIGINT if was_interrupted and code else code
 
 
 def _do_without_git(workspace: Path, environment: dict[str, str]) -> None:

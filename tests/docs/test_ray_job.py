@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 
 import projects
@@ -21,11 +20,9 @@ def environment(tmp_path):
 
 
 @pytest.fixture
-def sent_project(tmp_path, repository):
+def sent_project(tmp_path):
     """A checkout whose outputs go to a folder outside it, with a tar in it that must stay at home."""
-    cluster = {"num_workers": 1, "storage": str(tmp_path / "storage")}
-    folder = projects.write(tmp_path / "project", projects.SMALL, {"cluster": cluster})
-    shutil.copytree(repository / "pipeline", folder / "pipeline", ignore=shutil.ignore_patterns("__pycache__"))
+    folder = projects.write_for_a_job(tmp_path / "project", tmp_path / "storage")
     (folder / "data" / "shards").mkdir(parents=True)
     (folder / "data" / "shards" / "big.tar").write_bytes(bytes(1000))
     return folder

@@ -9,8 +9,9 @@ import train_commands
 from train_commands import PATIENCE_SECONDS, Fault
 
 
-def test_sigterm_leaves_a_checkpoint_of_the_next_step(undisturbed, project):
-    folder = project(training={"checkpoint_every_seconds": 1e6})
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_sigterm_leaves_a_checkpoint_of_the_next_step(undisturbed, project, num_workers):
+    folder = project(training={"checkpoint_every_seconds": 1e6}, cluster={"num_workers": num_workers})
     stopped = train_commands.train(folder, Fault("terminate driver", step=6))
     assert stopped.exit_code == 128 + signal.SIGTERM, stopped.said
     assert "stopping after the next step, with a checkpoint" in stopped.said

@@ -1,4 +1,5 @@
-"""Row 6: Ctrl-C, or SIGTERM to `dvc repro` alone; then at once the same command: never two writers, no stale lock."""
+"""Row 6: Ctrl-C, SIGTERM to `dvc repro` alone, `ray job stop`; then at once the same command: never two writers, no
+stale lock."""
 
 import json
 import os
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import projects
 import pytest
+import ray_head
 import train_commands
 from train_commands import Fault, wait_until
 
@@ -18,8 +20,9 @@ LONG = {"epochs": 400, "checkpoint_every_seconds": 1e6}
 """More than a test waits for."""
 
 
-def test_ctrl_c_leaves_a_checkpoint_and_a_second_one_ends_at_once(undisturbed, project):
-    folder = project(training={"checkpoint_every_seconds": 1e6})
+@pytest.mark.parametrize("num_workers", [0, pytest.param(1, marks=pytest.mark.long_fault)])
+def test_ctrl_c_leaves_a_checkpoint_and_a_second_one_ends_at_once(undisturbed, project, num_workers):
+    folder = project(training={"checkpoint_every_seconds": 1e6}, cluster={"num_workers": num_workers})
     stopped = train_commands.train(folder, Fault("interrupt driver", step=6))
     assert stopped.exit_code == 128 + signal.SIGINT, stopped.said
     run = train_commands.the_run(folder)
@@ -74,3 +77,41 @@ def test_the_stage_ends_with_its_dvc_and_the_same_command_goes_on_at_once(projec
     first, second = steps_of(folder, 1), steps_of(folder, 2)
     assert second[0] == first[-1] + 1
     assert checkpoint.positions(train_commands.the_run(folder) / "checkpoints")[0] == second[-1] + 1
+
+
+STEPS_PER_EPOCH = 4
+
+
+@pytest.mark.long_fault
+def test_a_stopped_ray_job_is_over_and_the_same_job_goes_on_at_once(tmp_path):
+    storage = tmp_path / "storage"
+    sent = projects.write_for_a_job(tmp_path / "project", storage, {"training": LONG})  # 72 images in batches of 16
+    person = os.environ | {"HOME": str(tmp_path)}
+    with ray_head.started("infra/ray/head.sh", person) as (address, _):
+        person |= {"RAY_API_SERVER_ADDRESS": address, "RAY_AUTH_MODE": "token"}
+
+        def ray_job(*arguments):
+            done = subprocess.run(["ray", "job", *arguments], cwd=sent, env=person, capture_output=True, text=True)
+            assert done.returncode == 0, done.stdout + done.stderr
+            return done.stdout
+
+        def send(name):
+            command = ["--working-dir", ".", "--", "python", "-m", "pipeline", "repro"]
+            ray_job("submit", "--no-wait", "--submission-id", name, *command)
+
+        send("one")
+        wait_until(lambda: len(steps_of(storage, 1)) > 2 * STEPS_PER_EPOCH, "the third epoch")
+        one = stage_of(storage)
+        ray_job("stop", "one")
+        send("other")
+        wait_until(lambda: steps_of(storage, 2), "the first step of the second job")
+        assert not Path(f"/proc/{one}").exists()
+        other = stage_of(storage)
+        ray_job("stop", "other")
+        assert ["was stopped" in ray_job("status", name) for name in ("one", "other")] == [True, True]
+        wait_until(lambda: not Path(f"/proc/{other}").exists(), "the end of the stage")
+    first, second = steps_of(storage, 1), steps_of(storage, 2)
+    assert 2 * STEPS_PER_EPOCH <= second[0] <= first[-1] + 1, "from a checkpoint: of an epoch's end, or of the stop"
+    assert first[-1] + 1 - second[0] <= STEPS_PER_EPOCH
+    (page,) = train_commands.mlflow_runs(storage)
+    assert page.info.run_name == train_commands.the_run(storage).name

@@ -33,17 +33,24 @@ def test_nodes_that_are_gone_or_going_have_no_room(monkeypatch):
     assert cluster.nodes() == [Node(4, 1), Node(0)]
 
 
+class Answering:
+    """A head that is there."""
+
+    def await_answer(self):
+        pass
+
+
 @pytest.fixture
 def wait(monkeypatch):
     """Waits for room for two ranks until second 10, on a clock that tells these times and nodes that come so."""
 
-    def wait(times, found):
+    def wait(times, found, is_ended=lambda: False):
         said, clock = [], iter(times)
         nodes = itertools.chain(found, itertools.repeat(found[-1]))
         monkeypatch.setattr(cluster.time, "monotonic", lambda: next(clock))
         monkeypatch.setattr(cluster, "nodes", lambda: next(nodes))
         monkeypatch.setattr(cluster, "_POLL_SECONDS", 0.001)
-        return cluster.wait_for_room(2, 10.0, said.append), said
+        return cluster.wait_for_room(2, 10.0, said.append, Answering(), is_ended), said
 
     return wait
 
@@ -54,6 +61,23 @@ def test_room_is_waited_for_and_that_is_said_once(wait):
     assert said == [
         "cluster.num_workers=2 ranks need a core each and the cluster has 0; waiting up to 6 s for nodes",
     ]
+
+
+def test_who_does_not_want_it_any_more_waits_no_longer(wait):
+    wishes = iter([False, False, True])
+    room, said = wait([4.0, 5.0], [[Node(1)]], lambda: next(wishes))
+    assert room is None
+    assert len(said) == 1
+
+
+def test_without_a_head_nobody_is_asked_for_room(monkeypatch):
+    class Lost:
+        def await_answer(self):
+            raise ClusterError("it is gone")
+
+    monkeypatch.setattr(cluster, "nodes", lambda: pytest.fail("Ray was asked"))
+    with pytest.raises(ClusterError, match="it is gone"):
+        cluster.wait_for_room(2, 10.0, print, Lost(), lambda: False)
 
 
 def test_at_the_deadline_it_is_the_end(wait):
@@ -70,7 +94,7 @@ def test_whatever_ray_says_of_its_start_is_an_error_with_the_way_on(monkeypatch,
         raise Exception("The current node timed out during startup")
 
     monkeypatch.setattr(ray, "init", time_out)
-    monkeypatch.setattr(cluster, "knock", lambda address: None)
+    monkeypatch.setattr(cluster, "_look_for", lambda address: None)
     with (
         pytest.raises(ClusterError, match=r"Ray (does not start|cluster at 127\.0\.0\.1:1) .*timed out during startup"),
         cluster.connected(address),

@@ -1,6 +1,7 @@
 """When a world is started again, and when no more: worlds that end as scripted, and losses one by one."""
 
 import contextlib
+import itertools
 import threading
 
 import pytest
@@ -11,6 +12,7 @@ from pipeline.launch import ray as launcher
 from pipeline.launch.losses import Loss
 from pipeline.launch.restarts import Restarts
 
+ROOM = cluster.Room(1, False)
 DEATH = Loss("rank 1 died")
 MEMORY = Loss("rank 0 ran out of memory", is_of_memory=True)
 NOTICE = Loss("node 7 is being taken away", is_announced=True)
@@ -53,9 +55,11 @@ def test_memory_that_runs_out_now_and_then_is_a_loss_like_others(losses):
 class Pause:
     """Remembers what was asked of it."""
 
-    def __init__(self, is_to_go_on=True):
+    def __init__(self, is_to_go_on=True, wishes=()):
+        """With what somebody else wishes at the start of each world, nothing after the last of these."""
         self.asked = threading.Event()
         self._is_to_go_on = is_to_go_on
+        self._wishes = itertools.chain(wishes, itertools.repeat(False))
 
     def ask(self):
         self.asked.set()
@@ -63,13 +67,16 @@ class Pause:
     def lift(self):
         return self._is_to_go_on
 
+    def is_asked(self):
+        return next(self._wishes)
+
 
 @pytest.fixture
 def run(monkeypatch, tmp_path):
     """Launches worlds that end as a script says, under a clock that goes on by ten seconds with each; gives what was
     said and, of each start, the deadline for room."""
 
-    def run(ends, *, address="here:1", wait_seconds=25.0, pause=None):
+    def run(ends, *, address="here:1", wait_seconds=25.0, pause=None, has_no_room=False):
         ends, said, deadlines, now = iter(ends), [], [], [100.0]
 
         def run_once(*_):
@@ -79,8 +86,9 @@ def run(monkeypatch, tmp_path):
                 raise end
             return end
 
-        def wait_for_room(num_ranks, deadline, say):
+        def wait_for_room(num_ranks, deadline, say, head, is_ended):
             deadlines.append(deadline - now[0])
+            return None if has_no_room else ROOM
 
         monkeypatch.setattr(launcher, "_run_once", run_once)
         monkeypatch.setattr(launcher.time, "monotonic", lambda: now[0])
@@ -122,6 +130,16 @@ def test_cores_that_others_hold_are_waited_for_and_then_it_is_the_end(run, addre
         ClusterError, match=r"num_workers=2 ranks were not given cores within cluster\.wait_seconds=25: the"
     ):
         run([taken, taken, taken], address=address)
+
+
+def test_who_wishes_the_end_is_not_made_to_wait_for_room(run):
+    taken = launcher._NotPlacedError()
+    assert run([DEATH], pause=Pause(wishes=[False, True])) == (
+        ["rank 1 died; going on from the newest checkpoint, restart 1 of 3"],
+        [25.0],
+    )
+    assert run([taken, taken], pause=Pause(wishes=[False, False, True]))[1] == [25.0, 15.0]
+    assert run([], has_no_room=True) == ([], [25.0]), "none was wanted any more"
 
 
 def test_a_pause_that_somebody_else_wished_for_too_is_the_end(run):

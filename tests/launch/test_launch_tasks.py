@@ -184,3 +184,12 @@ def test_ray_leaves_the_answer_to_sigterm_as_it_was(workers):
     before = signal.getsignal(signal.SIGTERM)
     with workers():
         assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_lost_head_ends_the_work_with_the_way_on(workers):
+    with workers() as some:
+        assert list(some.map(worker_tasks.square, range(2), nothing)) == [0, 1]
+        some._head._is_lost = True
+        with pytest.raises(ClusterError, match=r"does not answer any more\. Nothing is gone: "):
+            list(some.map(worker_tasks.square, range(2), nothing))
+        some._head._is_lost = False  # this one is there, and is told that the work has ended
