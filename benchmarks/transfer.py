@@ -152,8 +152,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--images-per-class", type=int, default=50)
     parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--pretraining-images-per-class", type=int, default=1500)
-    parser.add_argument("--pretraining-epochs", type=int, default=6)
+    parser.add_argument("--pretraining-images-per-class", type=int, default=5000)
+    parser.add_argument("--pretraining-epochs", type=int, default=8)
     parser.add_argument("--work", type=Path)
     return parser.parse_args()
 

@@ -15,7 +15,6 @@ from pipeline.stages.task import run_root
 if TYPE_CHECKING:
     import torch
 
-FIT_FRACTION = 0.7
 IMAGES_PER_BATCH = 64
 
 
@@ -33,8 +32,7 @@ def scout(candidates: list[str], num_samples: int, as_json: bool) -> None:
             "the others; compare backbones by short runs (loading.subset_fraction, `convoy sweep`)."
         )
     images_NCHW, labels_N = _images(index, sections, num_samples)
-    num_fit = round(FIT_FRACTION * len(labels_N))
-    if not 0 < num_fit < len(labels_N):
+    if len(labels_N) < 2:
         raise ParamsError(f"--samples {num_samples} leaves {len(labels_N)} images; some are to fit and some to judge.")
     found = []
     for candidate in candidates:
@@ -46,13 +44,13 @@ def scout(candidates: list[str], num_samples: int, as_json: bool) -> None:
         started = time.process_time()
         features_NF = _features(network, images_NCHW, index)
         seconds = time.process_time() - started
-        halves = (features_NF[:num_fit], labels_N[:num_fit], features_NF[num_fit:], labels_N[num_fit:])
+        seen = (features_NF, labels_N, len(index.classes))
         found.append(
             {
                 "backbone": name,
                 "weights": model.weights,
-                "probe_top1": round(scouting.probe_top1(*halves, len(index.classes)), 4),
-                "knn_top1": round(scouting.knn_top1(*halves, len(index.classes)), 4),
+                "probe_top1": round(scouting.top1(scouting.probe_right, *seen), 4),
+                "knn_top1": round(scouting.top1(scouting.knn_right, *seen), 4),
                 "cpu_ms_per_image": round(1e3 * seconds / len(labels_N), 3),
                 "weights_mb": round(sum(p.numel() for p in network.parameters()) * 4 / 1e6, 2),
                 "activations_mb_per_image": round(_activation_bytes(network, images_NCHW[:1]) / 1e6, 2),
@@ -156,4 +154,4 @@ def _print(found: list[dict], num_samples: int, as_json: bool) -> None:
         table.add_row(row["backbone"], source, *(str(row[key]) for key in list(row)[2:]))
     console = Console(highlight=False)
     console.print(table)
-    console.print(f"Top-1 of frozen features on {num_samples} training images, of which 70 % to fit; the best first.")
+    console.print(f"Cross-validated top-1 of frozen features on {num_samples} training images; the best first.")

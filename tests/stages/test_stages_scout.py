@@ -102,17 +102,14 @@ def test_features_are_those_of_evaluation(project):
         torch.testing.assert_close(network.get_classifier()(features_NF), logits_NK, atol=1e-4, rtol=1e-4)
 
 
-def test_seven_tenths_are_fitted_and_the_others_judged_and_of_equals_the_better_neighbour_comes_first(
-    project, capsys, monkeypatch
-):
-    seen, neighbours = [], iter([0.2, 0.9])
-    monkeypatch.setattr(scouting, "probe_top1", lambda *halves: seen.append(halves) or 0.5)
-    monkeypatch.setattr(scouting, "knn_top1", lambda *halves: next(neighbours))
-    assert [row["knn_top1"] for row in found(capsys, "test_resnet", "test_resnet")] == [0.9, 0.2]
+def test_of_equals_the_better_neighbour_comes_first(project, capsys, monkeypatch):
+    seen, neighbours = [], iter([2, 2, 2, 2, 2, 9, 9, 9, 9, 9])
+    monkeypatch.setattr(scouting, "probe_right", lambda *parts: seen.append(parts) or 10)
+    monkeypatch.setattr(scouting, "knn_right", lambda *parts: next(neighbours))
+    assert [row["knn_top1"] for row in found(capsys, "test_resnet", "test_resnet")] == [0.45, 0.1]
     fit_NF, labels_N, judged_MF, labels_M, num_classes = seen[0]
-    assert (len(fit_NF), len(labels_N), len(judged_MF), len(labels_M), num_classes) == (70, 70, 30, 30, 3)
-    assert not torch.equal(fit_NF[:30], judged_MF)
-    assert torch.equal(seen[1][0], fit_NF), "each candidate's fresh weights are those of the seed"
+    assert (len(fit_NF), len(labels_N), len(judged_MF), len(labels_M), num_classes) == (80, 80, 20, 20, 3)
+    assert torch.equal(seen[5][0], fit_NF), "each candidate's fresh weights are those of the seed"
 
 
 def test_what_layers_keep_is_counted_once():
@@ -125,7 +122,7 @@ def test_the_table_says_what_it_is_of(project, capsys):
     scout(["test_resnet"], 100, False)
     said = capsys.readouterr().out
     assert "test_resnet" in said
-    assert "on 100 training images, of which 70 % to fit; the best first" in said
+    assert "Cross-validated top-1 of frozen features on 100 training images; the best first" in said
 
 
 def test_an_unknown_backbone_and_too_few_images_are_refused(project):
