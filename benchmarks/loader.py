@@ -124,10 +124,11 @@ def _write_shards(folder: Path, images: list[bytes]) -> None:
                 table_sha256=artifacts.file_sha256(table), class_counts=counts,
             )
         )  # fmt: skip
+    classes = [str(label) for label in range(NUM_CLASSES)]
     artifacts.Index(
-        classes=[str(label) for label in range(NUM_CLASSES)], image_extension="jpg", num_channels=3, mean=[0.5] * 3,
+        classes=classes, image_extension="jpg", num_channels=3, mean=[0.5] * 3,
         std=[0.25] * 3, metadata_columns=[], splits={"train": shards, "validation": [], "test": []},
-        num_records=len(images), num_rejects=0, digest="benchmark",
+        num_records=len(images), num_rejects=0, digest=artifacts.index_digest(classes, shards),
     ).write(folder / "index.json")  # fmt: skip
 
 

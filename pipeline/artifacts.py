@@ -6,6 +6,7 @@ the place is private and is renamed at the end is the business of `pipeline.stag
 
 import csv
 import hashlib
+import itertools
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -133,6 +134,17 @@ class Index(Artifact):
     """Where the shards lie when not beside the index: an address such as `s3://bucket/photos`, under their
     `tar_object` and `table_object` names. No part of the digest: the same data elsewhere is the same data."""
     digest: str
+
+    @classmethod
+    def read(cls, path: Path, made_by: str) -> "Index":
+        """Raises ArtifactError as every artifact does, and for an index that its own digest does not name."""
+        index = super().read(path, made_by)
+        if index_digest(index.classes, itertools.chain.from_iterable(index.splits.values())) != index.digest:
+            raise ArtifactError(
+                f"{path} was changed: its digest is not that of its shards; run `convoy {made_by}` again (or `dvc "
+                "checkout --force data/shards`)."
+            )
+        return index
 
     def num_samples(self, split: str) -> int:
         return sum(shard.num_samples for shard in self.splits[split])

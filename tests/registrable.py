@@ -5,12 +5,13 @@ from pathlib import Path
 import timm
 import torch
 
-from pipeline.artifacts import Index, Run
+from pipeline.artifacts import Index, Run, index_digest
 from pipeline.metrics import Metrics
 from pipeline.registry import export
 from pipeline.stages import layout
 
-DIGEST = "d" * 64
+CLASSES = ["o", "x"]
+DIGEST = index_digest(CLASSES, [])
 
 
 def write(folder: Path, *, tracking_uri: str, seed: int = 0, top1: float = 0.95) -> None:
@@ -23,14 +24,14 @@ def write(folder: Path, *, tracking_uri: str, seed: int = 0, top1: float = 0.95)
         folder / layout.MODEL,
         model,
         backbone="test_resnet",
-        classes=["o", "x"],
+        classes=CLASSES,
         input_px=32,
         num_channels=3,
         mean=[0.5] * 3,
         std=[0.2] * 3,
     )
     Index(
-        classes=["o", "x"],
+        classes=CLASSES,
         image_extension="jpg",
         num_channels=3,
         mean=[0.5] * 3,

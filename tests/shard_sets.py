@@ -75,6 +75,15 @@ def write(
     return folder / "index.json"
 
 
+def change(index_path: Path, **fields: object) -> artifacts.Index:
+    """The index with other fields, written, with the digest that goes with them."""
+    index = artifacts.Index.read(index_path, "shard").model_copy(update=fields)
+    every = [shard for split in index.splits.values() for shard in split]
+    index = index.model_copy(update={"digest": artifacts.index_digest(index.classes, every)})
+    index.write(index_path)
+    return index
+
+
 def _write_shard(folder: Path, split: str, number: int, key: int, labels: list, images, classes: list[str]):
     multi_label = bool(labels) and isinstance(labels[0], list)
     name = f"{split}/{split}-{number:06d}"

@@ -18,7 +18,7 @@ from pipeline.imaging.arrays import decode_array, read_array_header
 from pipeline.imaging.jpeg import MAGIC, ORIENTATION_TAG, JpegHeader, decode_jpeg, read_jpeg_header
 from pipeline.imaging.region import Region, decode_jpeg_region, shrunk_size
 from pipeline.imaging.tiff import MAGICS as TIFF_MAGICS
-from pipeline.imaging.tiff import decode_bands, read_bands
+from pipeline.imaging.tiff import decode_bands, read_bands, tile_bytes
 
 MAX_PIXELS = 120_000_000
 """Room for a 108-megapixel phone's photograph: 360 MB decoded. Images of other channels get as many bytes."""
@@ -65,12 +65,15 @@ def decode(
     bands = read_bands(data)
     if bands is not None:
         _check_bytes(bands.height, bands.width, bands.num_bytes, max_pixels)
+        _check_tile(bands.tile_bytes, max_pixels)
         with _translating():
             return _upright(_repeat_grey(decode_bands(data, bands)), bands.orientation)
     with _open(data) as image:
         check_pixels(image.height, image.width, max_pixels)
         _check_whole(data)
         with _translating():
+            if image.format == "TIFF":
+                _check_tile(tile_bytes(image.tag_v2), max_pixels)
             image.load()
             return _upright(_to_rgb(image), _orientation(image))
 
@@ -159,6 +162,15 @@ def _check_bytes(height: int, width: int, num_bytes: int, max_pixels: int) -> No
             "too_many_pixels",
             f"The image has {width} x {height} pixels and takes {num_bytes} bytes, more than the "
             f"{max_pixels * BYTES_PER_PIXEL} that are decoded; cut it into smaller ones.",
+        )
+
+
+def _check_tile(num_bytes: int, max_pixels: int) -> None:
+    if num_bytes > max_pixels * BYTES_PER_PIXEL:
+        raise ImageError(
+            "too_many_pixels",
+            f"A tile of the TIFF takes {num_bytes} bytes, more than the {max_pixels * BYTES_PER_PIXEL} that are "
+            "decoded; write it with smaller tiles.",
         )
 
 

@@ -53,6 +53,7 @@ class Bands(NamedTuple):
     is_separate: bool
     tile: tuple[int, int] | None
     """Height and width; None for strips."""
+    tile_bytes: int
     rows_per_strip: int
     offsets: tuple[int, ...]
     lengths: tuple[int, ...]
@@ -97,6 +98,15 @@ def read_bands(data: bytes) -> Bands | None:
         raise ImageError("damaged", f"The TIFF is damaged: its directory cannot be read ({exc!r}).") from exc
     _check_layout(bands, len(data))
     return bands
+
+
+def tile_bytes(tags: TiffImagePlugin.ImageFileDirectory_v2) -> int:
+    """Of a tile as libtiff decodes it, which may be far larger than the image; 0 for strips, which end with it."""
+    if _TILE_WIDTH not in tags:
+        return 0
+    num_interleaved = 1 if tags.get(_PLANAR, 1) == _SEPARATE else int(tags.get(_SAMPLES, 1))
+    num_pixels = int(tags[_TILE_WIDTH]) * int(tags.get(_TILE_HEIGHT, 0))
+    return num_pixels * num_interleaved * max(_several(tags.get(_BITS, 1))) // 8
 
 
 def decode_bands(data: bytes, bands: Bands) -> np.ndarray:
@@ -155,6 +165,7 @@ def _describe(tags: TiffImagePlugin.ImageFileDirectory_v2, num_channels: int) ->
         is_differenced=predictor == _DIFFERENCES and compression in _DIFFERENCED,
         is_separate=tags.get(_PLANAR, 1) == _SEPARATE,
         tile=(int(tags[_TILE_HEIGHT]), int(tags[_TILE_WIDTH])) if is_tiled else None,
+        tile_bytes=tile_bytes(tags),
         rows_per_strip=min(int(tags.get(_ROWS, _MAX_LONG)), int(tags[_HEIGHT])),
         offsets=_several(tags[_TILES if is_tiled else _STRIPS]),
         lengths=_several(tags[_TILE_BYTES if is_tiled else _STRIP_BYTES]),

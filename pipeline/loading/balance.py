@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.loading.keyed import key_of, keys_of, permute
-from pipeline.loading.order import Steps, num_steps_per_epoch, starts_of
+from pipeline.loading.order import Steps, epoch_key, num_steps_per_epoch, starts_of
 
 LabelsOf = Callable[[int], np.ndarray]
 """The labels of a shard's samples, in the tar's order."""
@@ -90,7 +90,7 @@ def balanced_order(
     return BalancedOrder(
         global_batch_size=global_batch_size,
         num_steps=num_steps,
-        key=key_of(seed, epoch, digest),
+        key=epoch_key(seed=seed, epoch=epoch, digest=digest),
         run_key=key_of(seed, digest, "balanced"),
         first_draw=epoch * num_steps * global_batch_size,
         class_sizes=class_sizes,

@@ -128,8 +128,8 @@ class Cache:
         """Gives up every hold."""
         self._closing.set()
         with self._mutex:
-            os.close(self._locks)
-            self._locks = -1
+            locks, self._locks = self._locks, -1
+            os.close(locks)
 
     def _forget(self, name: str) -> None:
         with self._mutex:
@@ -224,18 +224,18 @@ class Cache:
     def _wait_for_lock(self, kind: int, byte: int) -> None:
         while not self._try_lock(kind, byte):
             if self._closing.wait(POLL_SECONDS):
-                raise StorageError(f"The shard cache {self.folder} was closed while a file was waited for.")
+                raise self._closed_error()
 
     def _try_lock(self, kind: int, byte: int) -> bool:
         try:
-            fcntl.fcntl(self._locks, fcntl.F_OFD_SETLK, _flock(kind, byte, 1))
+            self._ask(fcntl.F_OFD_SETLK, kind, byte)
         except (BlockingIOError, PermissionError):
             return False
         return True
 
     def _unlock(self, byte: int) -> None:
-        with contextlib.suppress(OSError):  # closed: the kernel has given it up already
-            fcntl.fcntl(self._locks, fcntl.F_OFD_SETLK, _flock(fcntl.F_UNLCK, byte, 1))
+        with contextlib.suppress(OSError, StorageError):  # closed: the kernel has given it up already
+            self._ask(fcntl.F_OFD_SETLK, fcntl.F_UNLCK, byte)
 
     def _num_others(self, own_slot: int) -> int:
         """A process's own locks never stand in its way, so that what does is another's."""
@@ -246,8 +246,18 @@ class Cache:
         return self._is_locked_in(range(byte, byte + 1))
 
     def _is_locked_in(self, span: range) -> bool:
-        answer = fcntl.fcntl(self._locks, fcntl.F_OFD_GETLK, _flock(fcntl.F_WRLCK, span.start, len(span)))
+        answer = self._ask(fcntl.F_OFD_GETLK, fcntl.F_WRLCK, span.start, len(span))
         return struct.unpack(_FLOCK, answer)[0] != fcntl.F_UNLCK
+
+    def _ask(self, command: int, kind: int, start: int, length: int = 1) -> bytes:
+        """The kernel's answer. Raises StorageError once the cache is closed: its threads may live a little longer."""
+        locks = self._locks
+        if locks < 0:
+            raise self._closed_error()
+        return fcntl.fcntl(locks, command, _flock(kind, start, length))
+
+    def _closed_error(self) -> StorageError:
+        return StorageError(f"The shard cache {self.folder} was closed while a file was waited for.")
 
 
 _FLOCK = "hhqqi4x"  # struct flock: type, whence, start, length, pid

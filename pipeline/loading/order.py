@@ -92,6 +92,11 @@ class Order(Steps):
         return self.shard_starts[self.shard_permutation[slots]] + places - self.permuted_starts[slots]
 
 
+def epoch_key(*, seed: int, epoch: int, digest: str) -> int:
+    """Of an epoch: what its order and the draws of its augmentation follow from, whatever the sizes."""
+    return key_of(seed, epoch, digest)
+
+
 def order(
     shard_sizes: Sequence[int],
     *,
@@ -109,7 +114,7 @@ def order(
     sizes = np.asarray(shard_sizes, np.int64)
     num_samples = int(sizes.sum())
     num_steps = num_steps_per_epoch(num_samples, global_batch_size, lanes)
-    key = key_of(seed, epoch, digest)
+    key = epoch_key(seed=seed, epoch=epoch, digest=digest)
     permutation = permute(np.arange(len(sizes)), len(sizes), key_of(key, "shards"))
     return Order(
         global_batch_size=global_batch_size,

@@ -166,8 +166,7 @@ class SplitReader:
             if file is not None:
                 return file
             entry = self.shards[shard]
-            path = self.shelf.hold(entry)
-            file = _SharedFile(os.open(path, os.O_RDONLY), lambda: self.shelf.release(entry))
+            file = _SharedFile(self.shelf.open(entry), lambda: self.shelf.release(entry))
             file.hold()
             surplus = None
             with self._lock:

@@ -1,17 +1,20 @@
 """Where the files of a shard set lie, and that they are what the index says before anybody reads them.
 
 A tar that was cut or changed reads as a shorter or different one without any error of its own; so size and sha256 are
-compared with the index once in each process. Safe to use from many threads.
+compared with the index once in each process, and again where another file has taken the place of one that was whole.
+Safe to use from many threads.
 """
 
 import contextlib
+import hashlib
+import os
 import tempfile
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -38,6 +41,9 @@ class Shelf(Protocol):
 
         Raises ArtifactError when it is missing or not what the index says.
         """
+
+    def open(self, shard: Shard) -> int:
+        """A descriptor of the verified tar, to be closed before its `release`. Raises ArtifactError as `hold` does."""
 
     def release(self, shard: Shard) -> None: ...
 
@@ -92,21 +98,34 @@ class LocalShelf:
         self._index_path, self.row_bytes = index_path, row_bytes
         self._mutex = threading.Lock()
         self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
-        self._verified: set[str] = set()
+        self._verified: dict[str, _FileState] = {}
 
     def table(self, shard: Shard) -> np.ndarray:
         return sample_table.read_stored_table(self._index_path, shard)
 
     def hold(self, shard: Shard, *, urgent: bool = True) -> Path:
-        path = self._index_path.parent / f"{shard.name}.tar"
-        if shard.name not in self._verified:
-            with self._mutex:
-                lock = self._locks[shard.name]
-            with lock:  # others that want the same shard wait
-                if shard.name not in self._verified:
-                    _verify(path, shard)
-                    self._verified.add(shard.name)
-        return path
+        os.close(self.open(shard))
+        return self._path(shard)
+
+    def open(self, shard: Shard) -> int:
+        """What is verified is the file behind the descriptor: by its bytes once, and later by being the same file."""
+        with self._mutex:
+            lock = self._locks[shard.name]
+        with lock:  # others that want the same shard wait
+            known = self._verified.get(shard.name)
+            try:
+                descriptor = os.open(self._path(shard), os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError as exc:
+                raise ArtifactError(_missing(self._path(shard), was_there=known is not None)) from exc
+            try:
+                found = _state(descriptor)
+                if found != known:
+                    _verify(descriptor, self._path(shard), shard, was_whole=known is not None)
+                    self._verified[shard.name] = found
+            except BaseException:
+                os.close(descriptor)
+                raise
+        return descriptor
 
     def release(self, shard: Shard) -> None:
         pass
@@ -116,6 +135,9 @@ class LocalShelf:
 
     def close(self) -> None:
         pass
+
+    def _path(self, shard: Shard) -> Path:
+        return self._index_path.parent / f"{shard.name}.tar"
 
 
 class RemoteShelf:
@@ -150,6 +172,15 @@ class RemoteShelf:
                 self._cache.release(shard.table_object)
         return path
 
+    def open(self, shard: Shard) -> int:
+        """A file that is held is nobody's to change."""
+        path = self.hold(shard)
+        try:
+            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except BaseException:
+            self.release(shard)
+            raise
+
     def release(self, shard: Shard) -> None:
         self._cache.release(shard.tar_object)
         self._cache.release(shard.table_object)
@@ -172,16 +203,43 @@ class RemoteShelf:
         fetch(stores.join(self._location, name), path, **expected, is_over=self._closing.is_set)
 
 
-def _verify(path: Path, shard: Shard) -> None:
-    try:
-        num_bytes, sha256 = path.stat().st_size, artifacts.file_sha256(path)
-    except FileNotFoundError as exc:
-        raise ArtifactError(f"{path} is missing; run `convoy shard` (or `dvc checkout`).") from exc
-    if num_bytes != shard.num_bytes or sha256 != shard.sha256:
-        raise ArtifactError(
-            f"{path} was changed after it was written: {num_bytes} bytes with sha256 {sha256[:12]}, the index "
-            f"says {shard.num_bytes} with {shard.sha256[:12]}; remove data/shards and run `convoy shard` again."
-        )
+class _FileState(NamedTuple):
+    """Another file, or another content by any ordinary write, has another one."""
+
+    device: int
+    inode: int
+    num_bytes: int
+    modified_ns: int
+
+
+def _state(descriptor: int) -> _FileState:
+    found = os.fstat(descriptor)
+    return _FileState(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+
+
+def _verify(descriptor: int, path: Path, shard: Shard, *, was_whole: bool) -> None:
+    """Raises ArtifactError for other bytes than the index lists; `was_whole` when this process has read them there."""
+    with open(descriptor, "rb", closefd=False) as file:
+        num_bytes, sha256 = os.fstat(descriptor).st_size, hashlib.file_digest(file, "sha256").hexdigest()
+    if (num_bytes, sha256) == (shard.num_bytes, shard.sha256):
+        return
+    if was_whole:
+        raise ArtifactError(_taken_away(path, "changed"))
+    raise ArtifactError(
+        f"{path} was changed after it was written: {num_bytes} bytes with sha256 {sha256[:12]}, the index "
+        f"says {shard.num_bytes} with {shard.sha256[:12]}; remove data/shards and run `convoy shard` again."
+    )
+
+
+def _missing(path: Path, *, was_there: bool) -> str:
+    return _taken_away(path, "removed") if was_there else f"{path} is missing; run `convoy shard` (or `dvc checkout`)."
+
+
+def _taken_away(path: Path, how: str) -> str:
+    return (
+        f"{path} was {how} while the shards were read; let training end before the shards are made anew, and run the "
+        "same command again."
+    )
 
 
 def _has_sha256(path: Path, sha256: str) -> bool:

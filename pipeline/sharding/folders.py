@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pipeline.errors import SourceError
 from pipeline.path_names import escape_path
 from pipeline.sharding.manifest import Record
+from pipeline.stores import without_secrets
 
 IMAGE_EXTENSIONS = frozenset(
     b".jpg .jpeg .jpe .jfif .png .webp .bmp .gif .tif .tiff .jp2 .j2k .npy".split()
@@ -26,7 +27,7 @@ FILES_PER_REPORT = 1000
 def find_in_folders(root: str, ignored: Counter, advance: Callable[[int], None]) -> Iterator[Record]:
     """The records under `root`, in no order; `ignored` counts, by reason, what is none.
 
-    Raises SourceError where the folders do not say what class or split an image has.
+    Raises SourceError where the folders do not say what class or split an image has, and for one that is out of reach.
     """
     base = os.fsencode(root)
     folders, num_files, num_images = _look_at(base, ignored)
@@ -90,7 +91,10 @@ def _status(entry: os.DirEntry, ignored: Counter) -> os.stat_result | None:
     if reason is None and not _is(entry.is_file):
         reason = "not_a_regular_file"
     if reason is None:
-        return entry.stat()
+        try:
+            return entry.stat()
+        except OSError:  # removed since it was listed
+            reason = "unreadable_file"
     ignored[reason] += 1
     return None
 
@@ -120,8 +124,8 @@ def _look_at(folder: bytes, ignored: Counter) -> tuple[list[bytes], int, int]:
 
 def no_folders(root: str, num_images: int) -> SourceError:
     return SourceError(
-        f"data.source={root} holds {num_images} images and no folders; the class of an image is the name of its "
-        "folder: move them into one folder a class, or list them in a table with a label column."
+        f"data.source={without_secrets(root)} holds {num_images} images and no folders; the class of an image is the "
+        "name of its folder: move them into one folder a class, or list them in a table with a label column."
     )
 
 
@@ -133,15 +137,15 @@ def are_splits(root: str, folders: list[bytes], has_folders: Callable[[bytes], b
     named = [folder for folder in folders if folder.lower() in SPLIT_OF_FOLDER]
     if not any(map(has_folders, named)):
         return False
-    others = [escape_path(folder) for folder in folders if folder not in named]
+    shown, others = without_secrets(root), [escape_path(folder) for folder in folders if folder not in named]
     if others:
         raise SourceError(
-            f"data.source={root} holds {escape_path(named[0])}/ with folders in it beside {others[0]}/: the folders "
+            f"data.source={shown} holds {escape_path(named[0])}/ with folders in it beside {others[0]}/: the folders "
             "are either splits (train, val, validation, test) or classes; move one kind elsewhere."
         )
     if all(SPLIT_OF_FOLDER[folder.lower()] != "train" for folder in named):
         raise SourceError(
-            f"data.source={root} holds {', '.join(map(escape_path, named))} but no train folder; add one, or point "
+            f"data.source={shown} holds {', '.join(map(escape_path, named))} but no train folder; add one, or point "
             "data.source one level deeper to split by hash."
         )
     return True
@@ -151,8 +155,8 @@ def _entries(folder: bytes) -> Iterator[os.DirEntry]:
     try:
         with os.scandir(folder) as entries:
             yield from entries
-    except PermissionError as exc:
-        raise SourceError(f"{escape_path(folder)} cannot be listed ({exc.strerror}); make it readable.") from exc
+    except OSError as exc:
+        raise _no_folder(folder, "listed", exc) from exc
 
 
 def _is(kind: Callable[[], bool]) -> bool:
@@ -164,5 +168,15 @@ def _is(kind: Callable[[], bool]) -> bool:
 
 
 def _identity(folder: bytes) -> tuple[int, int]:
-    status = os.stat(folder)
+    try:
+        status = os.stat(os.path.join(folder, b"."))  # through it: a folder may be listed and its files be out of reach
+    except OSError as exc:
+        raise _no_folder(folder, "entered", exc) from exc
     return status.st_dev, status.st_ino
+
+
+def _no_folder(folder: bytes, doing: str, exc: OSError) -> SourceError:
+    return SourceError(
+        f"{escape_path(folder)} cannot be {doing} ({exc.strerror}); make it readable (chmod u+rx) and leave the source "
+        "alone while it is scanned."
+    )

@@ -18,6 +18,9 @@ NUM_FREQUENCIES = 8
 
 THUMB_CELLS = 16
 
+MAX_SAMPLED_PX = 8192
+"""Along the long side, at most. Images are sampled alike in both directions unless one side is 32 times the other."""
+
 LIKENESS_DTYPE = np.dtype(
     [
         ("hash", "<u8"),
@@ -64,12 +67,18 @@ def _mean_and_deviation(values: np.ndarray) -> tuple[float, float]:
 
 def _sampled_grey(image_HWC: np.ndarray) -> np.ndarray:
     """[H, W] of the image's type, about four by four pixels a cell: of a large image every few pixels; those of a small
-    one several times, so that a cell's edge may lie inside a pixel."""
-    short, enough = min(image_HWC.shape[:2]), 4 * HASH_CELLS
-    step = max(1, short // enough)
-    grey_HW = np.ascontiguousarray(_grey(image_HWC[::step])[:, ::step])
-    times = min(-(-enough // short), HASH_CELLS)
-    return grey_HW if times == 1 else cv2.resize(grey_HW, None, fx=times, fy=times, interpolation=cv2.INTER_NEAREST)
+    one several times, so that a cell's edge may lie inside a pixel. Of a thin image's long side fewer: memory is
+    bounded by MAX_SAMPLED_PX."""
+    sides, enough = image_HWC.shape[:2], 4 * HASH_CELLS
+    step = max(1, min(sides) // enough)
+    times = min(-(-enough // min(sides)), HASH_CELLS)
+    skip_y, skip_x = (-(-side_px // (step * MAX_SAMPLED_PX)) for side_px in sides)
+    times_y, times_x = (min(times, max(1, MAX_SAMPLED_PX // side_px)) for side_px in sides)
+    # Only what is too long is skipped before it is grey: of whole rows that takes the least time.
+    grey_HW = np.ascontiguousarray(_grey(image_HWC[:: step * skip_y, ::skip_x])[:, ::step])
+    if times_y == times_x == 1:
+        return grey_HW
+    return cv2.resize(grey_HW, None, fx=times_x, fy=times_y, interpolation=cv2.INTER_NEAREST)
 
 
 def _grey(image_HWC: np.ndarray) -> np.ndarray:

@@ -22,6 +22,7 @@ from pipeline.sharding.tables import SPLIT_OF_VALUE, TableColumns, plain, text_o
 LABEL_EXTENSIONS = ("cls", "json", "txt")
 MAX_LABEL_BYTES = 2**20
 SAMPLES_PER_REPORT = 1000
+BYTES_AT_ONCE = 2**20
 
 
 class Tar(NamedTuple):
@@ -44,7 +45,7 @@ def find_in_tars(
 ) -> Iterator[Record]:
     """The tars' records, in their order; `ignored` counts, by reason, what is none.
 
-    Raises SourceError for a tar that is damaged or cut short.
+    Raises SourceError for a tar that is damaged, cut short or several in one file, and for a label that is no text.
     """
     num_samples = 0
     for tar in tars:
@@ -100,17 +101,31 @@ def _members(tar: Tar, ignored: Counter) -> Iterator[tuple[tarfile.TarInfo, Call
                 end = archive.offset
         except tarfile.TarError as exc:
             raise SourceError(f"{tar.path} is no whole tar ({exc}); make or fetch it again.") from exc
-        file.seek(end)
-        # tarfile takes a damaged header, and the end of the file, for the end of the tar.
-        if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+        _check_end(file, end, tar.path)
+
+
+def _check_end(file: Any, end: int, path: str) -> None:
+    """Raises SourceError where tarfile took something else for the end of the tar: a damaged header, the end of the
+    file, or a block of zeros with members behind it."""
+    file.seek(end)
+    if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+        raise SourceError(
+            f"{path} is cut short or damaged at byte {end}: there is no end-of-archive mark; make or fetch it again."
+        )
+    position = end + tarfile.BLOCKSIZE
+    while padding := file.read(BYTES_AT_ONCE):
+        if num_more := len(padding.lstrip(b"\0")):
             raise SourceError(
-                f"{tar.path} is cut short or damaged at byte {end}: there is no end-of-archive mark; make or fetch it "
-                "again."
+                f"{path} ends at byte {end} with an end-of-archive mark, and goes on at byte "
+                f"{position + len(padding) - num_more}; make or fetch it again, or, where tars were put behind one "
+                "another with `cat`, give them one by one."
             )
+        position += len(padding)
 
 
 def _record(tar: Tar, image: _Image, labels: dict[str, bytes], columns: TableColumns) -> Record | None:
-    where = f"{tar.path}, {image.member}"
+    member = escape_path(image.member.encode("utf-8", "surrogateescape"))
+    where = f"{tar.path}, {member}"
     facts = _facts(labels, where)
     label = _text(labels.get("cls"), where) or _label(facts.get(columns.label), where)
     label = _text(labels.get("txt"), where) if label is None else label
@@ -118,12 +133,10 @@ def _record(tar: Tar, image: _Image, labels: dict[str, bytes], columns: TableCol
         return None
     split = tar.split or (_split(facts.get(columns.split), where) if columns.split else None)
     return Record(
-        path=member_path(
-            tar.path, escape_path(image.member.encode("utf-8", "surrogateescape")), image.offset, image.num_bytes
-        ),
+        path=member_path(tar.path, member, image.offset, image.num_bytes),
         class_name=label,
         split=split,
-        group=(_word(facts.get(columns.group)) or None) if columns.group else None,
+        group=(_word(facts.get(columns.group), where) or None) if columns.group else None,
         num_bytes=image.num_bytes,
         stamp=tar.stamp,
         metadata=json.dumps({name: plain(facts.get(name)) for name in columns.metadata}, sort_keys=True),
@@ -150,19 +163,19 @@ def _text(data: bytes | None, where: str) -> str:
 def _label(value: object, where: str) -> str | tuple[str, ...] | None:
     """None where it says nothing; a list of classes may be empty."""
     if not isinstance(value, list):
-        return _word(value) or None
-    names = tuple(map(_word, value))
+        return _word(value, where) or None
+    names = tuple(_word(each, where) for each in value)
     if "" in names:
         raise SourceError(f"{where} has the labels {value!r} in its json member; each must be a text or a number.")
     return names
 
 
-def _word(value: object) -> str:
-    return (text_of(value) or "").strip() if isinstance(value, str | int | float) else ""
+def _word(value: object, where: str) -> str:
+    return (text_of(value, where) or "").strip() if isinstance(value, str | int | float) else ""
 
 
 def _split(value: object, where: str) -> str | None:
-    text = _word(value).lower()
+    text = _word(value, where).lower()
     if text and text not in SPLIT_OF_VALUE:
         raise SourceError(f"{where} has the split {value!r}; it must be {', '.join(SPLITS)} or empty.")
     return SPLIT_OF_VALUE.get(text)

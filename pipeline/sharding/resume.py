@@ -11,7 +11,7 @@ import shutil
 import socket
 from pathlib import Path
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 """Goes up with every change of what the parts hold."""
 
 _UNFINISHED = ".unfinished-"

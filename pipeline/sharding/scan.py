@@ -21,6 +21,7 @@ from pipeline.sharding.objects import find_in_store
 from pipeline.sharding.reading import TAR_ROOT
 from pipeline.sharding.tables import TABLE_EXTENSIONS, TableColumns, TableFile, find_in_table
 from pipeline.sharding.tarsets import find_tar_set
+from pipeline.stores import without_secrets
 
 
 def scan_source(source: str, columns: TableColumns, path: Path, advance: Callable[[int], None]) -> Scan:
@@ -81,9 +82,10 @@ def _of_one_kind(source: str, records: Iterator[Record]) -> Iterator[Record]:
         first = first or record
         if type(record.class_name) is not type(first.class_name):
             kinds = ["a list of classes" if isinstance(each.class_name, tuple) else "one" for each in (record, first)]
+            shown, this, other = map(without_secrets, (source, record.path, first.path))
             raise SourceError(
-                f"data.source={source} labels {record.path} with {kinds[0]} and {first.path} with {kinds[1]}; give "
-                "every image one class, or every image a list, which may have one member or none."
+                f"data.source={shown} labels {this} with {kinds[0]} and {other} with {kinds[1]}; give every image one "
+                "class, or every image a list, which may have one member or none."
             )
         yield record
 
@@ -108,7 +110,7 @@ def _local_table(source: str) -> Iterator[TableFile]:
             here.flush()
             yield TableFile(Path(here.name), source)
     except FileNotFoundError as exc:
-        raise SourceError(f"data.source={source} does not exist; check the address.") from exc
+        raise SourceError(f"data.source={without_secrets(source)} does not exist; check the address.") from exc
 
 
 def _is_table(source: str) -> bool:
@@ -119,8 +121,8 @@ def _check_kind(source: str) -> None:
     path = Path(source)
     if source.startswith(("http://", "https://")) and not source.endswith((".tar", *TABLE_EXTENSIONS)):
         raise SourceError(
-            f"data.source={source} is an address on the web, where folders cannot be listed; give a table "
-            f"({', '.join(TABLE_EXTENSIONS)}) of the images' addresses, or a .tar."
+            f"data.source={without_secrets(source)} is an address on the web, where folders cannot be listed; give a "
+            f"table ({', '.join(TABLE_EXTENSIONS)}) of the images' addresses, or a .tar."
         )
     if stores.is_address(source) or path.is_dir() or source.endswith(".tar"):
         return
@@ -134,20 +136,21 @@ def _check_kind(source: str) -> None:
 
 
 def _check(counts: Scan) -> None:
+    shown = without_secrets(counts.source)
     if not counts.num_records:
         ignored = ", ".join(f"{count} {reason}" for reason, count in counts.ignored.items())
         raise SourceError(
-            f"data.source={counts.source} holds no images{f' (ignored: {ignored})' if ignored else ''}; put them into "
+            f"data.source={shown} holds no images{f' (ignored: {ignored})' if ignored else ''}; put them into "
             "one folder a class."
         )
     if not counts.class_counts:
         raise SourceError(
-            f"data.source={counts.source} gives none of its {counts.num_records} images a class; check "
+            f"data.source={shown} gives none of its {counts.num_records} images a class; check "
             "data.label_column and data.label_separator."
         )
     if len(counts.class_counts) == 1 and not counts.multi_label:
         raise SourceError(
-            f"data.source={counts.source} has one class only, {next(iter(counts.class_counts))!r}; a classifier needs "
+            f"data.source={shown} has one class only, {next(iter(counts.class_counts))!r}; a classifier needs "
             "at least two: add a folder (or a label) for another class."
         )
 

@@ -43,13 +43,14 @@ class TableColumns(NamedTuple):
 
 
 class TableFile(NamedTuple):
-    """A table, and how it is called in messages and found from: its address where the file is a copy of it."""
+    """A table, and what it is found from: its address where the file is a copy of it."""
 
     path: Path
     source: str
 
     def __str__(self) -> str:
-        return self.source
+        """How it is called in messages."""
+        return stores.without_secrets(self.source)
 
 
 def find_in_table(table: TableFile, columns: TableColumns, advance: Callable[[int], None]) -> Iterator[Record]:
@@ -61,7 +62,8 @@ def find_in_table(table: TableFile, columns: TableColumns, advance: Callable[[in
     for number, row in enumerate(_rows(table, columns), start=1):
         where = f"{table}, row {number}"
         label = _label(row[columns.label], columns.separator, f"{where}, column {columns.label}")
-        image = _text(row[columns.image], f"{where}, column {columns.image}")
+        # Names of files may be any bytes, which Python writes as halves of surrogate pairs.
+        image = _text(row[columns.image], f"{where}, column {columns.image}", "surrogateescape")
         found = images.look_at(image, where)
         if number % ROWS_PER_REPORT == 0:
             advance(ROWS_PER_REPORT)
@@ -90,7 +92,8 @@ def _rows(table: TableFile, columns: TableColumns) -> Iterator[dict]:
             yield from _text_rows(table, wanted)
     except (pa.ArrowException, UnicodeDecodeError, json.JSONDecodeError) as exc:
         raise SourceError(
-            f"{table} cannot be read as {table.path.suffix[1:]}: {exc}; mend or export it again."
+            f"{table} cannot be read as {table.path.suffix[1:]}: {stores.without_secrets(str(exc))}; mend or export it "
+            "again."
         ) from exc
 
 
@@ -115,7 +118,8 @@ def _json_rows(table: TableFile, wanted: list[str]) -> Iterator[dict]:
                 continue
             row = json.loads(line)
             if not isinstance(row, dict):
-                raise SourceError(f"{table} holds the line {line.strip()[:80]!r}; every line must be a JSON object.")
+                shown = stores.without_secrets(line.strip())[:80]
+                raise SourceError(f"{table} holds the line {shown!r}; every line must be a JSON object.")
             # A later row may leave out what is optional; a name that is wrong altogether is missing in the first.
             _check_columns(table, list(row), wanted[:2] if rows_seen else wanted)
             rows_seen = True
@@ -125,15 +129,16 @@ def _json_rows(table: TableFile, wanted: list[str]) -> Iterator[dict]:
 def _check_columns(table: TableFile, names: list[str], wanted: list[str]) -> None:
     missing = [name for name in wanted if name not in names]
     if missing:
+        found = stores.without_secrets(", ".join(map(repr, names)))  # without a head, they are the first row
         raise SourceError(
-            f"{table} has no column {missing[0]!r}; it has {', '.join(map(repr, names))}. Name the right one in the "
-            "data section of params.yaml."
+            f"{table} has no column {missing[0]!r}; it has {found}. Name the right one in the data section of "
+            "params.yaml."
         )
 
 
-def _text(value: object, where: str) -> str:
+def _text(value: object, where: str, errors: str = "strict") -> str:
     _check_one(value, where)
-    text = text_of(value)
+    text = text_of(value, where, errors)
     if text is None:
         raise SourceError(f"{where} is empty; fill it in or delete the row.")
     return text
@@ -145,23 +150,35 @@ def _label(value: object, separator: str | None, where: str) -> str | tuple[str,
     if separator is None:
         return _text(value, where)
     _check_one(value, where)
-    parts = (part.strip() for part in (text_of(value) or "").split(separator))
+    parts = (part.strip() for part in (text_of(value, where) or "").split(separator))
     return tuple(part for part in parts if part)
 
 
 def _check_one(value: object, where: str) -> None:
     if isinstance(value, list | dict):
-        raise SourceError(f"{where} holds {value!r}; it must be one text or number: choose one.")
+        shown = stores.without_secrets(repr(value))
+        raise SourceError(f"{where} holds {shown}; it must be one text or number: choose one.")
 
 
-def text_of(value: object) -> str | None:
+def text_of(value: object, where: str, errors: str = "strict") -> str | None:
     """A label or an identity as text, None for nothing. A whole number is the same however it is written, 7 or 7.0:
-    libraries turn a column of them into fractions as soon as one is missing."""
+    libraries turn a column of them into fractions as soon as one is missing.
+
+    Raises SourceError for half of a surrogate pair, which JSON can hold, unless `errors`, a handler of Python's for
+    what cannot be encoded, lets it pass.
+    """
     if isinstance(value, float):
         if math.isnan(value):
             return None
         value = int(value) if value.is_integer() else value
     text = "" if value is None else str(value)
+    try:
+        text.encode("utf-8", errors)
+    except UnicodeEncodeError as exc:
+        shown = stores.without_secrets(ascii(text))
+        raise SourceError(
+            f"{where} holds {shown}, where a character was cut in half and is no text; write it whole, or delete it."
+        ) from exc
     return text if text.strip() else None
 
 
@@ -174,7 +191,7 @@ def _split(value: object, where: str) -> str | None:
 
 def _group(value: object, where: str) -> str | None:
     _check_one(value, where)
-    return text_of(value)
+    return text_of(value, where)
 
 
 def plain(value: object) -> object:
@@ -203,8 +220,8 @@ class _Images:
             return stores.measure(address) if address.startswith(("http://", "https://")) else self._listed_at(address)
         except (KeyError, FileNotFoundError) as exc:
             raise SourceError(
-                f"{where} names {address}, which does not exist; an image is an address or relative to the table. "
-                "Mend it or delete the row."
+                f"{where} names {stores.without_secrets(address)}, which does not exist; an image is an address or "
+                "relative to the table. Mend it or delete the row."
             ) from exc
 
     def _listed_at(self, address: str) -> Object:

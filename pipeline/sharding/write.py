@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pipeline import stores
 from pipeline.artifacts import Shard, file_sha256
 from pipeline.errors import ImageError, SourceError
 from pipeline.sharding.destination import has_shard, send_shard
@@ -99,7 +100,9 @@ def _finished(work: ShardWork, sealed: dict) -> Shard | None:
 def _image_bytes(work: ShardWork, position: int, path: str, look: np.void) -> bytes:
     if look["spool_bytes"]:
         return read_spooled(work.spool, int(work.rows[position]), look)
-    changed = f"{path} changed while it was being sharded; let the source rest and run this again."
+    changed = (
+        f"{stores.without_secrets(path)} changed while it was being sharded; let the source rest and run this again."
+    )
     try:
         data = read_image(work.image_root, path)
     except ImageError as exc:

@@ -45,11 +45,12 @@ def browse(split: str, num_per_class: int, num_epochs: int, output: Path = layou
             f"--output={output} ends in neither .html nor .png, which say what a contact sheet is made as."
         )
     sections = params.read(layout.PARAMS, ["loading", "augment", "model", "training"])
+    loading = sections.pop("loading")
     index = Index.read(layout.INDEX, made_by="shard")
     if not index.num_samples(split):
         raise ArtifactError(f"{layout.INDEX} has no {split} samples; name another split with --split.")
     is_png = output.suffix.lower() == ".png"
-    with contextlib.closing(SplitReader(layout.INDEX, split, sections["loading"].cache_bytes)) as reader:
+    with contextlib.closing(SplitReader(layout.INDEX, split, loading.cache_bytes)) as reader:
         classes = _classes(reader, num_per_class, num_epochs, _pixels if is_png else _uri, **sections)
     with publishing(output) as [path]:
         write = _write_png if is_png else _write_html
@@ -96,13 +97,12 @@ def _write_png(
     return classes[:num_classes]
 
 
-def _classes(
-    reader, num_per_class: int, num_epochs: int, view, *, loading, augment, model, training
-) -> list[ClassOnSheet]:
+def _classes(reader, num_per_class: int, num_epochs: int, view, *, augment, model, training) -> list[ClassOnSheet]:
     import numpy as np
 
     from pipeline.loading.augment import Augmentation
     from pipeline.loading.batches import training_batches
+    from pipeline.loading.order import epoch_key
 
     _, rows = reader.locate(np.arange(reader.num_samples))
     members = _members(rows, reader.index.classes)
@@ -113,7 +113,7 @@ def _classes(
     for epoch in range(num_epochs):
         made = training_batches(
             reader,
-            _OneStep(_key(reader, loading, training.seed, epoch), numbers),
+            _OneStep(epoch_key(seed=training.seed, epoch=epoch, digest=reader.index.digest), numbers),
             Augmentation(**augment.of_one_image()),
             input_px=model.input_px,
             rank=0,
@@ -157,21 +157,6 @@ class _OneStep:
 
     def rank_turns(self, _step: int, _rank: int, _world_size: int) -> object:
         return self.numbers * 0
-
-
-def _key(reader, loading: params.Loading, seed: int, epoch: int) -> int:
-    """What the draws of a training epoch follow from."""
-    from pipeline.loading.order import order
-
-    return order(
-        reader.shard_sizes,
-        seed=seed,
-        epoch=epoch,
-        digest=reader.index.digest,
-        global_batch_size=loading.global_batch_size,
-        lanes=loading.lanes,
-        window=loading.shuffle_window_samples,
-    ).key
 
 
 def _spread(numbers, count: int):

@@ -30,7 +30,7 @@ def publishing(*targets: Path) -> Iterator[list[Path]]:
     folder = targets[0].parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with lock(folder / f".{targets[0].name}.lock"):
+        with lock(lock_of(targets[0])):
             privates = [target.with_name(f".{target.name}.partial") for target in targets]
             for private in privates:
                 _remove(private)
@@ -53,6 +53,11 @@ def publishing(*targets: Path) -> Iterator[list[Path]]:
         if explained is None:
             raise
         raise explained from exc
+
+
+def lock_of(target: Path) -> Path:
+    """What its writer locks."""
+    return target.with_name(f".{target.name}.lock")
 
 
 @contextmanager
@@ -101,7 +106,7 @@ def explain(exc: OSError, folder: Path) -> StorageError | None:
             "Free some space and run the same command again."
         )
     if exc.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-        path, folder = Path(exc.filename or folder).absolute(), folder.absolute()
+        path, folder = Path(os.fsdecode(exc.filename or folder)).absolute(), folder.absolute()
         if path.is_relative_to(folder) or folder.is_relative_to(path):  # in it, or a folder on the way to it
             return StorageError(f"{path} cannot be written ({exc.strerror}); make it writable and run this again.")
     return None

@@ -1,13 +1,15 @@
 """Stage shard: splits the records, decodes each image once, writes WebDataset tars with their index and audit."""
 
 import shutil
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from pipeline import params
 from pipeline.artifacts import Scan
-from pipeline.errors import ArtifactError
+from pipeline.errors import ArtifactError, LockedError
 from pipeline.stages import layout
 from pipeline.stages.home import located
+from pipeline.stages.publish import lock, lock_of
 
 if TYPE_CHECKING:
     from pipeline.sharding.build import Built
@@ -73,19 +75,27 @@ def shard(
             shutil.rmtree(folder)
     if built.index is None:
         raise refusal(built.audit, built.rejects, audit.max_rejected_fraction, str(layout.AUDIT), str(layout.REJECTS))
-    shutil.rmtree(layout.SHARDS_WORK)
+    _remove_work()
     _tell(built)
+
+
+def _remove_work() -> None:
+    """What was made in it is published. A `convoy shard` that began since then has taken it over, and removes it."""
+    with suppress(LockedError), lock(lock_of(layout.SHARDS)):
+        if layout.SHARDS_WORK.exists():
+            shutil.rmtree(layout.SHARDS_WORK)
 
 
 def _check_source(data: params.Data) -> None:
     """Raises ArtifactError for a manifest of another source, of which no image would be found."""
     from pipeline.sharding.demo import RECORDS
+    from pipeline.stores import without_secrets
 
     listed = Scan.read(layout.SCAN, made_by="scan").source
     if listed != (str(layout.DEMO / RECORDS) if data.source == "demo" else data.source):
         raise ArtifactError(
-            f"{layout.MANIFEST} lists {listed}, and data.source is {data.source}; run `convoy scan` first (or `dvc "
-            "repro`)."
+            f"{layout.MANIFEST} lists {without_secrets(listed)}, and data.source is {without_secrets(data.source)}; "
+            "run `convoy scan` first (or `dvc repro`)."
         )
 
 

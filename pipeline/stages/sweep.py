@@ -139,9 +139,14 @@ class _Page:
         status = "FINISHED" if kind is None else "FAILED" if issubclass(kind, Exception) else "KILLED"
         try:
             send_all(self._root / "runs", self._uri, lambda text: None)  # who was stopped early had no time to
-            parent.close_parent(self._uri, self.run_id, status, self.best)
         except TrackingError as exc:
             self._console.print(f"{exc} `convoy track sync` sends what waits.", markup=False)
+        try:
+            parent.close_parent(self._uri, self.run_id, status, self.best)
+        except TrackingError as exc:
+            self._console.print(
+                f"{exc} The sweep's page in MLflow says RUNNING until the same sweep runs again.", markup=False
+            )
 
 
 def _shown(wanted: "Range") -> str:

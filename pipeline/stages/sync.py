@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pipeline import params
-from pipeline.errors import LockedError, TrackingError
+from pipeline.errors import ArtifactError, LockedError, TrackingError
 from pipeline.stages import layout
 from pipeline.stages.ledger import runs_folder
 from pipeline.stages.publish import lock
@@ -36,7 +36,7 @@ def send_all(root: Path, uri: str, say: Callable[[str], None]) -> int:
                 say(f"sent: {folder.name} is MLflow's run {_send(folder, uri)}")
         except LockedError:
             say(f"left: {folder.name} is being trained, and that sends its own")
-        except TrackingError as exc:
+        except (ArtifactError, TrackingError) as exc:
             problems.append(f"{folder.name}: {exc}")
     if problems:
         raise TrackingError("\n".join([f"{len(problems)} of {len(waiting)} runs still wait:", *problems]))

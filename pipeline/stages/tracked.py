@@ -84,7 +84,11 @@ def end_tags(run: "RunFolder") -> dict[str, str]:
 
 
 def committed(run: "RunFolder") -> list[int]:
-    """Positions of the run's checkpoints, newest first: what no restart will take back."""
+    """Steps that no restart will take back, newest first: the last of a run that is over, the positions of another's
+    checkpoints. Raises ArtifactError for a result that cannot be read."""
     from pipeline.training import checkpoint
+    from pipeline.training.folder import Result
 
+    if run.result.exists():  # its checkpoints may have been removed to save the space
+        return [Result.read(run.result, made_by="train").num_steps]
     return checkpoint.positions(run.checkpoints)

@@ -14,6 +14,7 @@ import yaml
 
 from pipeline import params
 from pipeline.artifacts import Index
+from pipeline.errors import TrainingError
 from pipeline.stages import layout, recipe, space
 from pipeline.stages.publish import turn
 from pipeline.stages.task import describe, is_done, read_result, run_root, sections_of_task, write_plan
@@ -34,7 +35,8 @@ def run_trial(
 ) -> None:
     """Trains to the end, telling each epoch's validation figure; a run that is done tells them again.
 
-    Of two trials of the same values at once, the second waits for the first and tells what that came to.
+    Of two trials of the same values at once, the second waits for the first and tells what that came to. Raises
+    TrainingError when it was stopped before its end.
     """
     os.chdir(workspace)
     task = task_with(values)
@@ -43,6 +45,7 @@ def run_trial(
     with turn(task.run.path / ".lock", lambda text: None):
         is_told = not is_done(task.run)
         if is_told:
+            task.run.stop.unlink(missing_ok=True)  # a wish of an earlier command
             _train(task, parent_run_id, num_threads, scores)
     if not is_told:
         score_name = Index.read(layout.INDEX, made_by="shard").score_name
@@ -93,13 +96,18 @@ def _train(task: "Task", parent_run_id: str | None, num_threads: int, scores: Sc
     status = "KILLED"
     try:
         train_rank(task, place, partial(_open_reporting, task, f"val/{index.score_name}", scores, tracker))
-        status = "FINISHED"
+        status = "FINISHED" if is_done(task.run) else "KILLED"
     except Exception:
         status = "FAILED"
         raise
     finally:
         tracker.pump(next(iter(committed(task.run)), 0))
         tracker.finish(status, DRAIN_SECONDS[status], end_tags(task.run))
+    if status == "KILLED":
+        raise TrainingError(
+            f"The trial {task.fingerprint} was stopped by {task.run.stop} and came to no result; run the same sweep "
+            "again to go on with it."
+        )
 
 
 def _open_reporting(

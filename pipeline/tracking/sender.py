@@ -4,6 +4,7 @@ again and goes on where the store stopped.
 
 import json
 import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,6 +40,7 @@ class Sender:
         self._folder = run_folder
         self._client: mlflow.MlflowClient | None = None
         self._sent: SentRecord | None = None
+        self._start_ms = 0
         self._record_lock = threading.Lock()
 
     def update_record(self, **fields: object) -> None:
@@ -57,7 +59,9 @@ class Sender:
         self._send_files(self._client)
         if status != "RUNNING":
             self._tag(self._client, self.record.end_tags)
-            self._client.set_terminated(self._sent.run_id, status)
+            # A run that began under a clock that was ahead lasted no less than no time.
+            end_ms = max(round(time.time() * 1000), self._start_ms)
+            self._client.set_terminated(self._sent.run_id, status, end_ms)
             self._mark_sent(status=status)
             self.is_finished = True
 
@@ -67,6 +71,7 @@ class Sender:
             experiment_id = find_or_create_experiment(client, self.uri, self.record.experiment)
             run = client.create_run(experiment_id, tags={TOKEN_TAG: self.record.token}, run_name=self.record.name)
         self.update_record(run_id=run.info.run_id)
+        self._start_ms = run.info.start_time
         if run.info.status != "RUNNING":
             client.update_run(run.info.run_id, status="RUNNING")
         self._describe(client, run)

@@ -12,8 +12,9 @@ from pipeline.tracking.store import translating
 def send_waiting(run_folder: Path, uri: str, committed_step: int) -> str:
     """Brings the MLflow run of `run_folder` up to `committed_step` and to its final status; gives its run id.
 
-    `uri` is the resolved address, with credentials. A run whose driver ended without a word was killed. Raises
-    TrackingError for a run that belongs to another store, and when the store cannot be used.
+    What was committed when the run ended counts, if it was more: its checkpoints may be gone since. `uri` is the
+    resolved address, with credentials. A run whose driver ended without a word was killed. Raises TrackingError for a
+    run that belongs to another store, and when the store cannot be used.
     """
     environment.prepare()
     record = RunRecord.read(run_folder / RUN_FILE)
@@ -27,6 +28,7 @@ def send_waiting(run_folder: Path, uri: str, committed_step: int) -> str:
             f"{address.strip_credentials(uri)}; name its own store to send it."
         )
     status = "KILLED" if record.status == "RUNNING" else record.status
+    committed_step = max(committed_step, record.committed_step)
     sender = Sender(uri, run_folder, record)
     with translating(uri):
         sender.advance(committed_step, status)

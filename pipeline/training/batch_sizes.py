@@ -10,6 +10,7 @@ import numpy as np
 import psutil
 import torch
 
+from pipeline.errors import OutOfMemoryError
 from pipeline.loading.batches import Batch
 from pipeline.training.trial import Trial
 
@@ -34,14 +35,19 @@ class Measured:
 
 
 def measure(trial: Trial, batches: Sequence[int], free_bytes: int) -> Iterator[Measured]:
-    """Sizes in rising order, until one does not fit or the next would not."""
+    """Sizes in rising order, until one does not fit or the next would not. Raises OutOfMemoryError when none does."""
     before = peak_bytes(trial.device)
     last = before
     for size in batches:
         try:
             seconds = [_step_seconds(trial, size) for _ in range(NUM_STEPS)]
-        except torch.OutOfMemoryError:
-            return
+        except torch.OutOfMemoryError as exc:
+            if size > batches[0]:
+                return
+            raise OutOfMemoryError(
+                f"A step of {size} images does not fit into the {free_bytes / 1e9:.1f} GB of memory that were free; "
+                "lower model.input_px, take a smaller model.backbone, or free some memory, and run this again."
+            ) from exc
         peak = peak_bytes(trial.device)
         yield Measured(size, size / statistics.median(seconds[1:]), peak)
         if (peak - before) + 2 * (peak - last) > MEMORY_FRACTION * free_bytes:
@@ -69,7 +75,7 @@ def peak_bytes(device: torch.device) -> int:
 def _step_seconds(trial: Trial, size: int) -> float:
     batch = Batch(
         torch.zeros(size, *trial.image_shape, dtype=torch.uint8).contiguous(memory_format=torch.channels_last),
-        torch.zeros(size, dtype=torch.int64),
+        torch.zeros(size, *trial.label_shape, dtype=torch.uint8 if trial.label_shape else torch.int64),
         torch.ones(size, dtype=torch.bool),
         np.arange(size, dtype=np.uint64),
     )

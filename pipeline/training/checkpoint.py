@@ -23,7 +23,8 @@ _STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.
 
 
 def save(folder: Path, position: int, state: dict[str, Any], keep: int) -> Path:
-    """Commits `state` as the checkpoint of this position, then removes all but the newest `keep` and any garbage.
+    """Commits `state` as the checkpoint of this position, then removes all but the newest `keep` up to it, those after
+    it, which were damaged, and any garbage.
 
     Raises StorageError for a disk that is full or cannot be written; the older checkpoints stay as they are.
     """
@@ -44,7 +45,9 @@ def save(folder: Path, position: int, state: dict[str, Any], keep: int) -> Path:
             f"The checkpoint of step {position} cannot be written to {folder} ({exc.strerror}, {free_mb:.0f} MB free); "
             "the ones before it are whole. Free some space or make it writable, and run the same command to go on."
         ) from exc
-    for old in positions(folder)[keep:]:
+    found = positions(folder)
+    passed_over = found.index(position)  # damaged ones that are newer: training went on from one before them
+    for old in found[:passed_over] + found[passed_over:][keep:]:
         shutil.rmtree(folder / f"{_PREFIX}{old:09d}")
     for garbage in folder.glob(f".{_PREFIX}*.partial"):
         shutil.rmtree(garbage)

@@ -6,6 +6,7 @@ checkpoint that the next began at, the later attempt holds: its steps are the on
 
 import json
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,8 +56,8 @@ class Ledger:
         self._pending.append((step, keys_B, loss.detach()))
 
     def flush(self) -> Unfinite | None:
-        """Writes what is pending, and gives the first of it whose loss is not finite; a checkpoint is committed only
-        after every rank did."""
+        """Brings what is pending to the disk, and gives the first of it whose loss is not finite; a checkpoint is
+        committed only after every rank did."""
         losses = torch.stack([loss for _, _, loss in self._pending]).double().tolist() if self._pending else []
         first = None
         for (step, keys_B, _), loss in zip(self._pending, losses, strict=True):
@@ -66,8 +67,10 @@ class Ledger:
             self._file.write(json.dumps(line) + "\n")
             if first is None and not math.isfinite(loss):
                 first = Unfinite(step, loss, tuple(keys_B.tolist()))
-        self._file.flush()
-        self._pending.clear()
+        if self._pending:
+            self._file.flush()
+            os.fsync(self._file.fileno())  # a checkpoint is as much on the disk, and must not outlive its steps' lines
+            self._pending.clear()
         return first
 
     def close(self) -> None:

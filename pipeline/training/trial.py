@@ -26,6 +26,8 @@ class Trial:
         self._task, self._reader = task, reader
         self._side_px = largest_px(task.model, task.training)
         self.image_shape = (index.num_channels, self._side_px, self._side_px)
+        self.label_shape = (len(index.classes),) if index.multi_label else ()
+        """Of one sample; see `Batch`."""
         self.image_bytes = math.prod(self.image_shape) * np.dtype(index.pixel_dtype).itemsize
         self.num_validation_samples = index.num_samples("validation")
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -124,6 +124,38 @@ def test_an_index_of_another_format_is_refused(tmp_path):
         artifacts.Index.read(path, "shard")
 
 
+def leave_a_shard_out(content: dict) -> None:
+    content["splits"]["train"].pop()
+
+
+def swap_two_classes(content: dict) -> None:
+    content["classes"].reverse()
+
+
+def list_another_tar(content: dict) -> None:
+    content["splits"]["train"][0]["sha256"] = "c" * 64
+
+
+def remove_a_sample(content: dict) -> None:
+    content["splits"]["train"][0] |= {"num_samples": 2, "tombstones": [1]}
+
+
+@pytest.mark.parametrize("tamper", [leave_a_shard_out, swap_two_classes, list_another_tar, remove_a_sample])
+def test_an_index_that_its_own_digest_does_not_name_is_refused(tmp_path, tamper):
+    path = tmp_path / "index.json"
+    content = index([shard(3), shard(5, "train/train-000001")]).model_dump()
+    path.write_text(json.dumps(content), encoding="utf-8")
+    artifacts.Index.read(path, "shard")
+    tamper(content)
+    path.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(ArtifactError) as caught:
+        artifacts.Index.read(path, "shard")
+    assert str(caught.value) == (
+        f"{path} was changed: its digest is not that of its shards; run `convoy shard` again (or `dvc checkout --force "
+        "data/shards`)."
+    )
+
+
 def test_an_index_adds_up_its_shards():
     whole = index([shard(3), shard(5, "train/train-000001", (5, 0))])
     assert whole.num_samples("train") == 8

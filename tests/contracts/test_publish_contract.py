@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from forked import as_nobody, in_a_child
 from small_disks import small_disk
 
 from pipeline.errors import LockedError, StorageError
@@ -37,25 +38,6 @@ def state(path: Path) -> dict[str, str] | None:
         return None
     files = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
     return {str(each.relative_to(path)): each.read_text() for each in files}
-
-
-def in_a_child(action) -> tuple[int, str]:
-    """Exit code of a forked process that runs `action`, and the message of the error that ended it."""
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        code = 0
-        try:
-            action()
-        except BaseException as exc:
-            code = 1
-            os.write(writer, f"{type(exc).__name__}: {exc}".encode())
-        finally:
-            os._exit(code)
-    os.close(writer)
-    with open(reader, encoding="utf-8") as file:
-        message = file.read()
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), message
 
 
 def publish_all(targets: list[Path], content: str, as_folder: bool) -> None:
@@ -230,12 +212,11 @@ def read_only_folder():
 
 
 def test_a_read_only_folder_is_named(read_only_folder):
-    def as_nobody() -> None:
-        if os.geteuid() == 0:
-            os.setuid(65534)  # root may write anywhere
+    def publishing_as_nobody() -> None:
+        as_nobody()
         publish_all([read_only_folder / "target"], "new", as_folder=False)
 
-    code, message = in_a_child(as_nobody)
+    code, message = in_a_child(publishing_as_nobody)
     assert code == 1
     assert message == (
         f"StorageError: {read_only_folder}/.target.lock cannot be written (Permission denied); "
@@ -248,6 +229,8 @@ def test_what_may_not_be_written_is_named(tmp_path, number):
     target = tmp_path / "model/a"
     error = publish.explain(OSError(number, os.strerror(number), str(target)), tmp_path)
     assert str(error) == f"{target} cannot be written ({os.strerror(number)}); make it writable and run this again."
+    in_bytes = publish.explain(OSError(number, os.strerror(number), os.fsencode(target)), tmp_path)
+    assert str(in_bytes) == str(error)
     unnamed = publish.explain(OSError(number, os.strerror(number)), tmp_path)
     assert str(unnamed).startswith(f"{tmp_path} cannot be written")
 
@@ -266,3 +249,6 @@ def test_any_other_failure_is_not_explained_away(tmp_path):
     assert publish.explain(source, tmp_path) is None
     with pytest.raises(PermissionError, match="photo"), publish.publishing(tmp_path / "target"):
         raise source
+    in_bytes = PermissionError(errno.EACCES, "Permission denied", b"/elsewhere/photo \xff.jpg")
+    with pytest.raises(PermissionError, match="photo"), publish.publishing(tmp_path / "target"):
+        raise in_bytes

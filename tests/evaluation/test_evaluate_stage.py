@@ -7,6 +7,7 @@ import numpy as np
 import projects
 import pyarrow.parquet as pq
 import pytest
+import shard_sets
 from audits import audit_with, picture
 
 from pipeline import artifacts, params
@@ -145,15 +146,15 @@ def test_shards_that_the_run_never_saw_are_refused(repository, run_record):
         ([*CLASSES, "third"], r"2 classes that are not the 3 of data/shards/index.json; run `convoy train`"),
     ],
 )
-def test_a_model_of_other_classes_is_refused(repository, classes, message):
-    repository.model_copy(update={"classes": classes}).write(layout.INDEX)
+def test_a_model_of_other_classes_is_refused(repository, run_record, classes, message):
+    run_record(shard_sets.change(layout.INDEX, classes=classes).digest).write(layout.RUN)
     with pytest.raises(ArtifactError, match=message):
         evaluate(PARAMS, LOADING)
 
 
 @pytest.mark.parametrize("shards", [{}, {"test": []}])
 def test_a_data_set_without_test_samples_is_refused(repository, shards):
-    repository.model_copy(update={"splits": {"train": repository.splits["train"], **shards}}).write(layout.INDEX)
+    shard_sets.change(layout.INDEX, splits={"train": repository.splits["train"], **shards})
     with pytest.raises(ArtifactError, match=r"has no test samples.*raise split.test_fraction in params.yaml"):
         evaluate(PARAMS, LOADING)
 

@@ -1,3 +1,5 @@
+import contextlib
+
 import pytest
 
 from pipeline.errors import ArtifactError
@@ -86,8 +88,22 @@ def test_a_description_that_cannot_be_read_is_named(tmp_path, write_shards, enco
 
 def test_a_tar_that_ends_early_is_named_with_the_sample(shards):
     index_path, index, _ = shards
+
+    @contextlib.contextmanager
+    def cut(shard):
+        with opened(index_path)(shard) as (table, tar):
+            tar.write_bytes(tar.read_bytes()[:1000])  # after it was verified
+            yield table, tar
+
+    with pytest.raises(ArtifactError, match=r"test-000000.tar ends inside sample 7 \(.*run `convoy verify`"):
+        read_samples(cut, index, "test")
+
+
+def test_a_tar_that_was_changed_between_two_looks_is_named(shards):
+    index_path, index, _ = shards
     reader = SplitReader(index_path, "test")
     with reader.opened(index.splits["test"][0]) as (_, tar):
-        tar.write_bytes(tar.read_bytes()[:1000])  # after it was verified
-    with pytest.raises(ArtifactError, match=r"test-000000.tar ends inside sample 7 \(.*run `convoy verify`"):
+        pass
+    tar.write_bytes(tar.read_bytes()[::-1])
+    with pytest.raises(ArtifactError, match=r"test-000000.tar was changed while the shards were read; let training en"):
         read_samples(reader.opened, index, "test")

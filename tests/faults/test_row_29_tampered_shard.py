@@ -1,5 +1,6 @@
-"""Row 29: a shard, or the DVC cache object that it is a link to, tampered with."""
+"""Row 29: a shard, or the DVC cache object that it is a link to, or the index tampered with."""
 
+import json
 import os
 
 import pytest
@@ -52,3 +53,22 @@ def test_under_a_full_shuffle_it_is_found_before_the_first_step(tmp_path):
     assert 1 in {number // PER_SHARD for number in steps.step(0).tolist()}
     with pytest.raises(ArtifactError, match="sha256"):
         next(made)
+
+
+def leave_a_shard_out(index):
+    index["splits"]["train"].pop()
+
+
+def swap_two_classes(index):
+    index["classes"].reverse()
+
+
+@pytest.mark.parametrize("how", [leave_a_shard_out, swap_two_classes])
+def test_a_tampered_index_is_found_before_the_first_step(tmp_path, how):
+    """Every shard that it still lists is whole, so nothing but its own digest can tell."""
+    index_path = shard_sets.write(tmp_path, {"train": [PER_SHARD] * 2})
+    index = json.loads(index_path.read_text())
+    how(index)
+    index_path.write_text(json.dumps(index))
+    with pytest.raises(ArtifactError, match=r"index\.json was changed: its digest is not that of its shards; run"):
+        batches(index_path, None)

@@ -141,6 +141,34 @@ def test_bytes_are_limited_before_anything_is_decoded():
     assert caught.value.reason == "too_many_pixels"
 
 
+@pytest.mark.parametrize(
+    ("num_channels", "options", "tile_bytes"),
+    [
+        (1, {}, 256 * 256),
+        (3, {"photometric": RGB}, 256 * 256 * 3),
+        (5, {}, 256 * 256 * 5),
+        (5, {"separate": True}, 256 * 256),
+    ],
+)
+def test_a_tile_that_is_larger_than_its_image_is_limited_too(num_channels, options, tile_bytes):
+    image_HWC = noise(num_channels)
+    data = tiff(image_HWC, compression=DEFLATE, tile=(256, 256), **options)
+    assert decode(data, max_pixels=-(-tile_bytes // 3)).shape[:2] == (13, 21)
+    limit = tile_bytes // 3 - 1
+    message = f"A tile of the TIFF takes {tile_bytes} bytes, more than the {3 * limit} that are decoded; write it with"
+    with pytest.raises(ImageError, match=message) as caught:
+        decode(data, max_pixels=limit)
+    assert caught.value.reason == "too_many_pixels"
+
+
+@pytest.mark.parametrize("num_channels", [1, 5])
+def test_a_tile_of_gigabytes_is_refused_before_anything_is_decoded(num_channels):
+    sides = {322: ("I", (40_000,)), 323: ("I", (40_000,))}
+    data = tiff(noise(num_channels), compression=DEFLATE, tile=(16, 32), changes=sides)
+    with pytest.raises(ImageError, match=f"takes {40_000 * 40_000 * num_channels} bytes, more than the 360000000"):
+        decode(data)
+
+
 @given(st.data())
 def test_damage_is_an_error_of_ours_or_other_pixels(data):
     whole = tiff(noise(5), compression=data.draw(st.sampled_from([PLAIN, DEFLATE, LZW])), rows_per_strip=5)

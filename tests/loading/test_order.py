@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import ParamsError
-from pipeline.loading.order import evaluation_steps, num_steps_per_epoch, order
+from pipeline.loading.balance import balanced_order
+from pipeline.loading.order import epoch_key, evaluation_steps, num_steps_per_epoch, order
 
 
 @st.composite
@@ -32,6 +33,14 @@ def test_union_over_ranks_is_the_step_for_every_world_size(world):
         slices = [steps.rank_step(step, rank, world_size) for rank in range(world_size)]
         assert {len(each) for each in slices} == {batch // world_size}
         assert np.concatenate(slices).tolist() == steps.step(step).tolist()
+
+
+def test_the_key_of_an_epoch_is_that_of_both_orders_and_needs_no_samples():
+    counts, which = [[3, 4], [5, 1]], {"seed": 3, "epoch": 2, "digest": "d"}
+    balanced = balanced_order(counts, lambda shard: np.repeat([0, 1], counts[shard]), global_batch_size=4, **which)
+    assert epoch_key(**which) == balanced.key == order([7, 6], global_batch_size=4, **which).key
+    others = [epoch_key(**which | other) for other in ({"seed": 4}, {"epoch": 3}, {"digest": "e"})]
+    assert len({epoch_key(**which), *others}) == 4
 
 
 @given(worlds())

@@ -1,4 +1,6 @@
+import hashlib
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -43,6 +45,70 @@ def test_damage_is_found_before_the_first_sample(index_path, damage):
     wanted = "is missing" if damage == "gone" else "was changed after it was written"
     with pytest.raises(ArtifactError, match=rf"train-000001\.tar {wanted}"):
         reader.image_bytes(int(shards[1]), rows[1])
+
+
+@pytest.fixture
+def reopening(tmp_path, monkeypatch):
+    """A reader that has one tar open at a time, after it has read the first two: it has to open the first again."""
+    monkeypatch.setattr(read, "MAX_OPEN_SHARDS", 1)
+    reader = SplitReader(shard_sets.write(tmp_path, {"train": [5, 3]}), "train")
+    shards, rows = reader.locate(np.array([0, 6]))
+    for shard, row in zip(shards, rows, strict=True):
+        reader.image_bytes(int(shard), row)
+    yield reader, lambda: reader.image_bytes(0, rows[0])
+    reader.close()
+
+
+def write_the_same_anew(tar: Path) -> None:
+    """As `convoy shard` does when nothing changed: the bytes are the same, the file is another."""
+    data = tar.read_bytes()
+    tar.unlink()
+    tar.write_bytes(data)
+
+
+def flip_a_bit(tar: Path) -> None:
+    data = bytearray(tar.read_bytes())
+    data[700] ^= 1
+    tar.write_bytes(data)
+
+
+def put_another_in_its_place(tar: Path) -> None:
+    """Of the same size and time."""
+    before, data = tar.stat(), bytearray(tar.read_bytes())
+    data[700] ^= 1
+    tar.with_suffix(".other").write_bytes(data)
+    tar.with_suffix(".other").replace(tar)
+    os.utime(tar, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.mark.parametrize(
+    ("change", "how"), [(flip_a_bit, "changed"), (put_another_in_its_place, "changed"), (Path.unlink, "removed")]
+)
+def test_a_shard_that_another_was_put_in_the_place_of_is_not_read(reopening, change, how):
+    reader, read_again = reopening
+    descriptors = _num_descriptors()
+    change(reader.index_path.parent / "train/train-000000.tar")
+    with pytest.raises(ArtifactError) as caught:
+        read_again()
+    assert str(caught.value) == (
+        f"{reader.index_path.parent}/train/train-000000.tar was {how} while the shards were read; let training end "
+        "before the shards are made anew, and run the same command again."
+    )
+    assert _num_descriptors() == descriptors
+
+
+def test_a_shard_that_was_written_anew_with_the_same_bytes_is_read_on(reopening):
+    reader, read_again = reopening
+    before = read_again()
+    reader.image_bytes(1, reader.locate(np.array([6]))[1][0])
+    write_the_same_anew(reader.index_path.parent / "train/train-000000.tar")
+    assert read_again() == before
+
+
+def test_each_shard_is_hashed_once_however_often_it_is_opened(reopening, monkeypatch):
+    _, read_again = reopening
+    monkeypatch.setattr(hashlib, "file_digest", lambda *_: pytest.fail("hashed again"))
+    read_again()
 
 
 def test_another_table_is_refused(index_path):

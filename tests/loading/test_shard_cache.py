@@ -195,6 +195,29 @@ def test_a_failed_fetch_leaves_nothing_and_gives_its_locks_up(folder):
     files.use(0)
 
 
+def test_whoever_comes_after_the_close_is_told_and_a_late_release_is_nothing(folder):
+    files = Files(folder, 900)
+    files.hold(0)
+    with files.cache.sharing() as share:
+        files.cache.close()
+        for late in (lambda: files.hold(1), share):
+            with pytest.raises(StorageError, match=r"shard cache .*/cache was closed while a file was waited for\."):
+                late()
+    files.release(0)
+
+
+def test_a_fetch_that_the_close_ends_ends_as_the_fetch_does(folder):
+    """It runs in a thread of its own, which anything else would end with a traceback."""
+    cache = Cache(folder, None)
+
+    def fetch(path: Path) -> None:
+        cache.close()
+        raise StorageError("given up")
+
+    with pytest.raises(StorageError, match="given up"):
+        cache.hold(NAMES[0], SIZE, fetch, lambda path: True, urgent=False)
+
+
 def test_those_who_fetch_ahead_share_the_limit(folder):
     one, other = Files(folder, 900), Files(folder, 900)
     with one.cache.sharing() as mine:

@@ -2,6 +2,7 @@
 
 import itertools
 import time
+import tracemalloc
 
 import cv2
 import numpy as np
@@ -13,7 +14,7 @@ from scenes import as_jpeg, scene
 from pipeline.imaging.decode import decode
 from pipeline.sharding import alike
 from pipeline.sharding.alike import group_alike, near_pairs
-from pipeline.sharding.likeness import LIKENESS_DTYPE, likeness
+from pipeline.sharding.likeness import LIKENESS_DTYPE, _sampled_grey, likeness
 
 COPIES = {
     "as it is": lambda image: image,
@@ -90,6 +91,42 @@ def test_every_size_has_a_likeness(shape):
     found = likeness(image)
     assert abs(float(found["thumb"].mean()) - cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).mean()) < 32
     assert found["hash"] == likeness(image.copy())["hash"]
+
+
+@pytest.mark.parametrize("shape", [(4, 65_500, 3), (65_500, 4, 3), (4, 30_000_000, 2), (255, 400_000, 1)])
+def test_long_thin_images_take_little_memory(shape):
+    image = np.zeros(shape, np.uint8)
+    tracemalloc.start()
+    try:
+        likeness(image)
+        assert tracemalloc.get_traced_memory()[1] < 2**26
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("is_tall", [False, True])
+@pytest.mark.parametrize("short_px", [3, 20, 150])
+def test_a_long_thin_image_is_like_a_shorter_copy(short_px, is_tall):
+    copies = [cv2.resize(scene(1), (long_px, short_px)) for long_px in (60_000, 3_000)]
+    long, short = likenesses([copy.transpose(1, 0, 2) if is_tall else copy for copy in copies])
+    assert np.abs(long["thumb"].astype(int) - short["thumb"]).max() <= 2
+    assert (int(long["hash"]) ^ int(short["hash"])).bit_count() <= 2
+
+
+@pytest.mark.parametrize(
+    ("shape", "sampled"),
+    [
+        ((40, 60), (160, 240)),
+        ((150, 4800), (150, 4800)),
+        ((300, 16_000), (150, 8000)),
+        ((4000, 3000), (174, 131)),
+        ((1, 250), (32, 8000)),
+        ((5, 300), (130, 7800)),
+    ],
+)
+def test_both_sides_of_an_ordinary_image_are_sampled_alike(shape, sampled):
+    assert _sampled_grey(np.zeros((*shape, 3), np.uint8)).shape == sampled
+    assert _sampled_grey(np.zeros((*shape[::-1], 3), np.uint8)).shape == sampled[::-1]
 
 
 def test_golden_bits_that_every_machine_comes_to():

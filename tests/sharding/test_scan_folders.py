@@ -1,14 +1,19 @@
 """Folders to manifests: what is a record, what is ignored and why, what is refused."""
 
 import os
+import shutil
 import socket
+import tempfile
+from collections import Counter
 from pathlib import Path
 
 import pytest
+from forked import as_nobody, in_a_child
 from image_folders import scan, scanned
 
 from pipeline.errors import SourceError
 from pipeline.path_names import unescape_path
+from pipeline.sharding.folders import find_in_folders
 from pipeline.sharding.scan import image_root, scan_source
 from pipeline.sharding.tables import TableColumns
 
@@ -200,6 +205,61 @@ def test_a_folder_that_cannot_be_listed(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "scandir", scandir)
     with pytest.raises(SourceError, match=r"/b cannot be listed \(Permission denied\); make it readable"):
         scan(source)
+
+
+@pytest.fixture
+def seen_by_all():
+    """A folder that every user may enter."""
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o755)
+    yield folder
+    (folder / "b").chmod(0o755)
+    shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize(("mode", "doing"), [(0o644, "entered"), (0o311, "listed")])
+def test_a_folder_that_may_be_listed_or_entered_and_not_both_is_named(seen_by_all, mode, doing):
+    fill(seen_by_all, "a/1.jpg", "b/2.jpg")
+    (seen_by_all / "b").chmod(mode)
+
+    def look() -> None:
+        as_nobody()
+        list(find_in_folders(str(seen_by_all), Counter(), lambda count: None))
+
+    code, message = in_a_child(look)
+    assert code == 1
+    assert message == (
+        f"SourceError: {seen_by_all}/b cannot be {doing} (Permission denied); make it readable (chmod u+rx) and leave "
+        "the source alone while it is scanned."
+    )
+
+
+def test_a_source_that_cannot_be_listed_is_named(seen_by_all):
+    (seen_by_all / "b").mkdir(mode=0o311)
+
+    def look() -> None:
+        as_nobody()
+        scan_source(f"{seen_by_all}/b", UNUSED, seen_by_all / "manifest", lambda count: None)
+
+    code, message = in_a_child(look)
+    assert code == 1
+    assert message.startswith(f"SourceError: {seen_by_all}/b cannot be listed (Permission denied); make it readable")
+
+
+def test_what_is_removed_after_it_was_listed_is_counted_or_named(tmp_path):
+    source, ignored = fill(tmp_path, "a/1.jpg", "a/2.jpg", "b/1.jpg"), Counter()
+    records = find_in_folders(source, ignored, lambda count: None)
+    assert next(records).class_name == "a"
+    shutil.rmtree(tmp_path / "a")
+    assert [record.path for record in records] == ["b/1.jpg"]
+    assert ignored["unreadable_file"] == 1
+    records = find_in_folders(fill(tmp_path, "a/1.jpg"), Counter(), lambda count: None)
+    next(records)
+    shutil.rmtree(tmp_path / "b")
+    with pytest.raises(
+        SourceError, match=r"/b cannot be entered \(No such file or directory\); .* leave the source alone"
+    ):
+        list(records)
 
 
 def test_arrays_are_images(tmp_path):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from pathlib import Path
 
 import image_folders
@@ -105,6 +106,61 @@ def test_an_identity_of_several_values_is_refused(folder):
         SourceError, match=r"row 1, column patient holds \{'\$oid': '1f'\}; it must be one text or number: choose one"
     ):
         scan(write(folder, "jsonl", [ROWS[0] | {"patient": {"$oid": "1f"}}, ROWS[1]]))
+
+
+@pytest.mark.parametrize(
+    ("change", "where"),
+    [
+        ({"label": "\ud83d"}, "row 2, column label"),
+        ({"label": ["a", "\ud83d"]}, r"row 2, column label, in \['a', '\\ud83d'\],"),
+        ({"patient": "\ud83d"}, "row 2, column patient"),
+        ({"image": "\ud83d"}, "row 2, column image"),
+    ],
+)
+def test_half_a_character_is_no_text(folder, change, where):
+    with pytest.raises(SourceError, match=rf"table.jsonl, {where} holds '\\ud83d', where a character was cut in half"):
+        scan(write(folder, "jsonl", [ROWS[0], ROWS[1] | change]))
+
+
+def test_half_a_character_among_separated_classes_is_no_text(folder):
+    columns = COLUMNS._replace(separator=";")
+    with pytest.raises(SourceError, match=r"row 1, column label holds 'a;\\ud83d', .* write it whole, or delete it"):
+        scan(write(folder, "jsonl", [ROWS[0] | {"label": "a;\ud83d"}]), columns)
+
+
+def test_a_file_name_of_any_bytes_is_found_by_json_lines(folder):
+    name = os.fsdecode(b"images/\xff.jpg")
+    (folder / name).write_bytes(b"12345")
+    manifest, _ = scan(write(folder, "jsonl", [ROWS[1], ROWS[0] | {"image": name}]))
+    assert "images/\\xff.jpg" in manifest["path"].to_pylist()
+
+
+SIGNED = "https://me:hunter2@host/1.jpg?sig=hunter2"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("bad.csv", f"image,label\n{SIGNED},a,b\n", "bad.csv cannot be read as csv: .*https://host/1.jpg"),
+        ("headless.csv", f"{SIGNED},a\n{SIGNED},b\n", "has no column 'image'; it has 'https://host/1.jpg', 'a'. Name"),
+        ("text.jsonl", f'"{SIGNED}"', "holds the line .*https://host/1.jpg.*; every line must be a JSON object"),
+        (
+            "list.jsonl",
+            f'{{"image": ["{SIGNED}"], "label": 1}}',
+            r"column image holds \['https://host/1.jpg'\]; it must",
+        ),
+        (
+            "half.jsonl",
+            f'{{"image": "{SIGNED}\\ud83d", "label": 1}}',
+            "column image holds 'https://host/1.jpg'?, where",
+        ),
+    ],
+)
+def test_messages_about_a_table_tell_no_secrets_of_addresses(folder, name, content, message):
+    (folder / name).write_text(content, encoding="utf-8")
+    with pytest.raises(SourceError, match=message) as caught:
+        scan(str(folder / name), TableColumns("image", "label", None, None, ()))
+    assert "hunter2" not in str(caught.value)
 
 
 def test_metadata_that_json_does_not_have(folder):

@@ -13,6 +13,7 @@ from s3_server import environment, s3_server
 
 from pipeline import stores
 from pipeline.errors import ImageError, SourceError, StorageError
+from pipeline.sharding import build as build_module
 from pipeline.sharding.reading import read_image
 from pipeline.sharding.scan import image_root
 from pipeline.sharding.tables import TableColumns
@@ -214,6 +215,56 @@ def test_what_is_not_there_is_asked_for_once(flaky):
     with pytest.raises(ImageError, match="No such file"):
         read_image(f"http://127.0.0.1:{flaky.server_port}", "1.jpg")
     assert flaky.num_requests == 1
+
+
+def test_an_address_that_is_not_there_is_named_without_its_secrets(flaky, tmp_path):
+    flaky.answers = [404]
+    host = f"127.0.0.1:{flaky.server_port}"
+    (tmp_path / "t.csv").write_text(f"image,label\nhttp://me:hunter2@{host}/1.jpg?sig=hunter2,a\n")
+    with pytest.raises(SourceError, match=f"row 1 names http://{host}/1.jpg, which does not exist") as caught:
+        scan(str(tmp_path / "t.csv"), TABLE)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_images_that_are_labelled_in_two_ways_are_named_without_secrets(tmp_path):
+    put("memory://signed", {"1.jpg?sig=hunter2": b"x", "2.jpg?sig=hunter2": b"x"})
+    lines = [
+        f'{{"image": "memory://signed/{n}.jpg?sig=hunter2", "label": {label}}}' for n, label in ((1, 1), (2, "[1]"))
+    ]
+    (tmp_path / "t.jsonl").write_text("\n".join(lines))
+    with pytest.raises(
+        SourceError, match=r"signed/2.jpg with a list of classes and memory://signed/1.jpg with"
+    ) as caught:
+        scan(str(tmp_path / "t.jsonl"), TABLE)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_an_image_that_changes_meanwhile_is_named_without_its_secrets(tmp_path, monkeypatch):
+    names = [f"{number}.jpg?sig=hunter2" for number in range(60)]
+    put("memory://changing", {name: jpeg(number) for number, name in enumerate(names)})
+    rows = [f"memory://changing/{name},{number % 2}" for number, name in enumerate(names)]
+    (tmp_path / "t.csv").write_text("\n".join(["image,label", *rows]))
+    real = build_module.plan_shards
+
+    def plan_and_change(*args):  # after the hashing, before the writing
+        put("memory://changing", dict.fromkeys(names, jpeg(12345)))
+        return real(*args)
+
+    monkeypatch.setattr(build_module, "plan_shards", plan_and_change)
+    with pytest.raises(SourceError, match=r"memory://changing/\d+.jpg changed while it was being sharded") as caught:
+        build(tmp_path / "t.csv", tmp_path / "shards", columns=TABLE)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_tars_beside_folders_of_images_in_a_store_are_refused():
+    put("memory://mixed", {"a.tar": b"", "cat/1.jpg": b"x"})
+    with pytest.raises(SourceError, match=r"memory://mixed holds the tar a.tar and images in the folder cat/"):
+        scan("memory://mixed")
+
+
+def test_a_pattern_of_buckets_is_refused():
+    with pytest.raises(SourceError, match=r"data.source=s3://b\*/a.tar leaves open which bucket is meant; name it"):
+        scan("s3://b*/a.tar")
 
 
 def test_what_may_not_be_read_is_said_at_once():

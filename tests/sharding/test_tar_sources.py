@@ -7,10 +7,11 @@ from pathlib import Path
 
 import image_folders
 import pytest
-from image_folders import BY_FOLDERS, build, files_of, jpeg, two_classes
+from image_folders import BY_FOLDERS, build, files_of, fill, jpeg, two_classes
 
 from pipeline.errors import ImageError, SourceError
-from pipeline.sharding.reading import read_image
+from pipeline.sharding import members
+from pipeline.sharding.reading import absolute_root, read_image
 from pipeline.sharding.scan import image_root
 from pipeline.sharding.tables import TableColumns
 
@@ -78,6 +79,45 @@ def test_one_tar(tars, monkeypatch):
         here, _ = scan(source)
         assert [row["path"] for row in here] == [row["path"] for row in rows]
         assert read_image(image_root(source), here[0]["path"]) == jpeg(20)
+
+
+@pytest.mark.parametrize("source", ["*/set-001.tar", "t[a]rs/set-001.tar", "tar?/set-001.tar", "./*/set-001.tar"])
+def test_a_pattern_of_folders_finds_the_images_again(tars, monkeypatch, source):
+    monkeypatch.chdir(tars.parent)
+    rows, _ = scan(source)
+    root = absolute_root(image_root(source))
+    monkeypatch.chdir("/")
+    assert [read_image(root, row["path"]) for row in rows] == [jpeg(number) for number in range(20, 40)]
+
+
+def test_a_pattern_from_the_root_of_the_file_system_on(tars):
+    source = f"/[{tars.parts[1][0]}]{str(tars / 'set-001.tar')[2:]}"
+    rows, _ = scan(source)
+    assert rows[0]["path"].startswith(f"{str(tars)[1:]}/set-001.tar/")
+    assert read_image(absolute_root(image_root(source)), rows[0]["path"]) == jpeg(20)
+
+
+@pytest.mark.parametrize(
+    ("tar", "image", "pattern"),
+    [
+        ("a.tar", "cat/1.jpg", "*.tar"),
+        ("a.tar", "train/cat/1.jpg", "*.tar"),
+        ("train/a.tar", "train/cat/1.jpg", "*/*.tar"),
+        ("train/a.tar", "cat/1.jpg", "*/*.tar"),
+    ],
+)
+def test_tars_beside_folders_of_images_are_refused_with_the_way_out(tmp_path, tar, image, pattern):
+    write_tar(tmp_path / tar, labelled(1, "a") + labelled(2, "b"))
+    fill(tmp_path, {image: jpeg(3), "notes/read.me": b"", ".cache/1.jpg": b"", "embeddings/1.npy": b""})
+    message = (
+        rf"holds the tar {tar} and images in the folder {image.split('/')[0]}/; a source is either tars or folders"
+    )
+    with pytest.raises(SourceError, match=message) as caught:
+        scan(tmp_path)
+    assert str(caught.value).endswith(f"move the tars elsewhere, or write data.source: {tmp_path}/{pattern}.")
+    assert len(scan(tmp_path / pattern)[0]) == 2
+    (tmp_path / image).unlink()
+    assert len(scan(tmp_path)[0]) == 2
 
 
 def test_a_pattern_without_a_tar(tars):
@@ -175,6 +215,37 @@ def test_a_damaged_header_is_no_end(tars):
         scan(tars)
 
 
+def test_a_block_of_zeros_before_other_members_is_no_end(tars):
+    path = tars / "set-001.tar"
+    data = bytearray(path.read_bytes())
+    with tarfile.open(path) as tar:
+        at = tar.getmembers()[8].offset
+    data[at : at + 512] = bytes(512)
+    path.write_bytes(data)
+    with pytest.raises(
+        SourceError, match=rf"set-001.tar ends at byte {at} with an .* goes on at byte {at + 512}; make"
+    ):
+        scan(tars)
+
+
+def test_tars_behind_one_another_in_one_file_are_refused(tars):
+    parts = [(tars / f"set-{at:03d}.tar").read_bytes() for at in (0, 1)]
+    (tars / "set-000.tar").write_bytes(b"".join(parts))
+    with pytest.raises(SourceError, match=rf"goes on at byte {len(parts[0])}; .* with `cat`, give them one by one"):
+        scan(tars)
+
+
+def test_zeros_behind_the_end_are_no_members_however_many(tars):
+    with (tars / "set-002.tar").open("ab") as file:
+        file.write(bytes(2 * members.BYTES_AT_ONCE + 700))
+        end = file.tell()
+    assert len(scan(tars)[0]) == 60
+    with (tars / "set-002.tar").open("ab") as file:
+        file.write(b"\0x")
+    with pytest.raises(SourceError, match=rf"set-002.tar ends at .* goes on at byte {end + 1}"):
+        scan(tars)
+
+
 def test_labels_that_cannot_be_read_name_the_member(tmp_path):
     with pytest.raises(SourceError, match=r"a.tar, 1.jpg has a json member that is not JSON .*mend the tar"):
         scan(write_tar(tmp_path / "a.tar", [("1.jpg", b"x"), ("1.json", b"{")]))
@@ -184,6 +255,14 @@ def test_labels_that_cannot_be_read_name_the_member(tmp_path):
     dev = write_tar(tmp_path / "a.tar", [("1.jpg", b"x"), ("1.json", b'{"label": "a", "part": "dev"}')])
     with pytest.raises(SourceError, match=r"1.jpg has the split 'dev'; it must be train, validation, test or empty"):
         scan(dev, columns)
+
+
+@pytest.mark.parametrize("says", ['{"label": HALF}', '{"label": ["a", HALF]}', '{"label": "a", "who": HALF}'])
+def test_half_a_character_in_a_json_member_is_no_text(tmp_path, says):
+    data = says.replace("HALF", r'"\ud83d"').encode()
+    path = write_tar(tmp_path / "a.tar", [("1.jpg", b"x"), ("1.json", data)])
+    with pytest.raises(SourceError, match=r"a.tar, 1.jpg holds '\\ud83d', where a character was cut in half"):
+        scan(path, TableColumns("image", "label", None, "who", ()))
 
 
 def test_a_tar_that_shrank_after_the_scan_gives_a_reject(tars):

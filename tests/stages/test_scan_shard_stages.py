@@ -1,5 +1,6 @@
 """The stages scan, shard and verify as the commands run them: in a folder, by params, through published files."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -11,7 +12,7 @@ from image_folders import fill, jpeg, two_classes
 from pipeline import params
 from pipeline.artifacts import Index, Scan
 from pipeline.errors import ArtifactError, SourceError, StorageError
-from pipeline.stages import layout
+from pipeline.stages import layout, publish
 from pipeline.stages.scan import scan
 from pipeline.stages.shard import shard
 from pipeline.stages.verify import verify
@@ -66,6 +67,26 @@ def test_a_second_run_leaves_the_same_bytes_and_draws_nothing(run):
     shutil.rmtree("data")
     run("scan", "shard", images_per_class=30)
     assert state() == before, "a fresh clone must find what an old one has"
+
+
+def test_a_second_run_that_begins_as_the_first_has_published_keeps_its_work(run, monkeypatch):
+    published, theirs = publish.publishing, layout.SHARDS_WORK / "theirs"
+    with contextlib.ExitStack() as second:
+
+        @contextlib.contextmanager
+        def publishing(*targets: Path):
+            with published(*targets) as privates:
+                yield privates
+            if targets[0] == layout.SHARDS:
+                second.enter_context(published(layout.SHARDS))
+                theirs.mkdir(parents=True)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(publish, "publishing", publishing)
+            run("scan", "shard", images_per_class=20)
+        assert theirs.exists()
+    run("shard", images_per_class=20)
+    assert not layout.SHARDS_WORK.exists()
 
 
 def test_another_demo_replaces_the_old_one(run):

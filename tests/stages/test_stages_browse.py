@@ -46,7 +46,8 @@ def test_every_class_is_shown_and_nothing_in_the_page_runs(project, capsys):
 
 
 def test_the_pictures_are_those_of_training(project):
-    sections = params.read(layout.PARAMS, ["loading", "augment", "model", "training"])
+    global_batch_size = params.read(layout.PARAMS, ["loading"])["loading"].global_batch_size
+    sections = params.read(layout.PARAMS, ["augment", "model", "training"])
     with contextlib.closing(SplitReader(layout.INDEX, "train")) as reader:
         shown = [sample for each in browse._classes(reader, 1000, 2, np.copy, **sections) for sample in each.samples]
         paths = {sample.path: sample for sample in shown}
@@ -58,7 +59,7 @@ def test_the_pictures_are_those_of_training(project):
                 seed=sections["training"].seed,
                 epoch=epoch,
                 digest=reader.index.digest,
-                global_batch_size=sections["loading"].global_batch_size,
+                global_batch_size=global_batch_size,
             )
             augmentation, side_px = Augmentation(**sections["augment"].of_one_image()), sections["model"].input_px
             made = training_batches(
@@ -69,7 +70,15 @@ def test_the_pictures_are_those_of_training(project):
                     picture_HWC = paths[browse._path(reader, number)].views[1 + epoch]
                     np.testing.assert_array_equal(picture_HWC, image_CHW.transpose(1, 2, 0))
                     found += 1
-    assert found >= 2 * sections["loading"].global_batch_size
+    assert found >= 2 * global_batch_size
+
+
+def test_a_split_of_fewer_samples_than_a_batch(project, capsys):
+    data_project.stages(project, validation_fraction=0.1)
+    with contextlib.closing(SplitReader(layout.INDEX, "validation")) as reader:
+        assert 0 < reader.num_samples < params.read(layout.PARAMS, ["loading"])["loading"].global_batch_size
+    browse.browse("validation", num_per_class=2, num_epochs=2)
+    assert "samples of 3 of 3 classes" in capsys.readouterr().out
 
 
 def test_a_split_without_samples(project):
@@ -88,7 +97,7 @@ def test_a_png_holds_the_same_views_framed_and_in_rows(project, capsys):
     browse.browse("train", 3, 2, project / "sheet.png")
     assert "sheet.png: 7 samples of 3 of 3 classes" in capsys.readouterr().out
     sheet = np.asarray(Image.open(project / "sheet.png").convert("RGB"))
-    sections = params.read(layout.PARAMS, ["loading", "augment", "model", "training"])
+    sections = params.read(layout.PARAMS, ["augment", "model", "training"])
     with contextlib.closing(SplitReader(layout.INDEX, "train")) as reader:
         first = browse._classes(reader, 3, 2, browse._pixels, **sections)[0].samples[0]
     left, top = contact_sheet.MARGIN_PX, contact_sheet.TOP_PX + 48

@@ -11,7 +11,7 @@ import pytest
 import shard_sets
 
 from pipeline.artifacts import Index
-from pipeline.errors import ArtifactError, ConvoyError, TrainingError
+from pipeline.errors import ArtifactError, ConvoyError, TrackingError, TrainingError
 from pipeline.launch import tune
 from pipeline.launch.tune import Outcome
 from pipeline.stages import layout, recipe, sweep
@@ -147,6 +147,34 @@ def test_the_page_ends_as_the_sweep_did_and_goes_on_with_it(project, scripted, f
     assert scripted(found, num_trials=9)["page"] == page_id
 
 
+def test_a_run_that_cannot_be_sent_leaves_the_page_its_end(project, scripted, capsys):
+    from pipeline.tracking import store
+    from pipeline.tracking.run import Dataset, next_attempt
+
+    data = Dataset(name="train", digest="d" * 64, class_counts={})
+    (project / "runs/unrelated").mkdir(parents=True)
+    next_attempt(project / "runs/unrelated", "http://another.example", "convoy", "run", {}, {}, data)
+    page_id = scripted([outcome(0.7, 3)])["page"]
+    page = store.connect(f"sqlite:///{project}/mlflow.db").get_run(page_id)
+    assert (page.info.status, page.data.metrics) == ("FINISHED", {"val/top1": 0.7})
+    said = " ".join(capsys.readouterr().out.split())
+    assert "unrelated belongs to the store http://another.example" in said
+    assert "`convoy track sync` sends what waits." in said
+
+
+def test_a_page_that_cannot_be_ended_is_told_with_the_way_to_end_it(scripted, monkeypatch, capsys):
+    from pipeline.tracking import parent
+
+    def refuse(*_):
+        raise TrackingError("The store is gone.")
+
+    monkeypatch.setattr(parent, "close_parent", refuse)
+    scripted([outcome(0.7, 3)])
+    said = capsys.readouterr().out
+    assert "The store is gone. The sweep's page in MLflow says RUNNING until the same sweep runs again." in said
+    assert "convoy track sync" not in said
+
+
 def test_another_sweep_has_a_page_of_its_own(project, scripted):
     pages = [scripted([outcome(0.7, 3)], seed=seed)["page"] for seed in (0, 1)]
     (project / "space.yaml").write_text(SPACE.replace("0.0001", "0.0002"))
@@ -197,6 +225,38 @@ def test_of_two_trials_of_the_same_values_the_second_tells_what_the_first_came_t
     assert is_done(task_with(values).run)
 
 
+def test_a_wish_to_stop_that_an_earlier_command_left_does_not_end_a_trial(project):
+    values, told = {"optimizer.lr": 0.01}, []
+    run = task_with(values).run
+    run.path.mkdir(parents=True)
+    run.stop.touch()
+    run_trial(project, None, 1, values, lambda *each: told.append(each))
+    assert [epoch for epoch, _ in told] == [1, 2, 3]
+    assert is_done(run)
+
+
+def test_a_trial_that_is_stopped_says_so_and_its_page_too(project):
+    from pipeline.tracking import store
+
+    values, told = {"optimizer.lr": 0.01}, []
+    run = task_with(values).run
+
+    def report(epoch, score):
+        told.append(epoch)
+        run.stop.touch()
+
+    message = rf"The trial {run.path.name} was stopped by {run.stop} and came to no result; run the same sweep again"
+    with pytest.raises(TrainingError, match=message):
+        run_trial(project, None, 1, values, report)
+    assert told == [1]
+    client = store.connect(f"sqlite:///{project}/mlflow.db")
+    (page,) = client.search_runs([client.get_experiment_by_name("convoy").experiment_id])
+    assert page.info.status == "KILLED"
+    run_trial(project, None, 1, values, lambda epoch, score: told.append(epoch))
+    assert told == [1, 1, 2, 3]
+    assert client.get_run(page.info.run_id).info.status == "FINISHED"
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -214,6 +274,6 @@ def test_what_a_trial_would_be_refused_for_is_refused_before_the_first(project, 
 
 def test_a_sweep_needs_validation_samples(project):
     index = Index.read(layout.INDEX, made_by="shard")
-    index.model_copy(update={"splits": index.splits | {"validation": []}}).write(layout.INDEX)
+    shard_sets.change(layout.INDEX, splits=index.splits | {"validation": []})
     with pytest.raises(ArtifactError, match=r"has no validation samples, and a sweep compares validation figures"):
         sweep.sweep(project / "space.yaml", num_trials=3, grace_epochs=1, cores=1, seed=0, with_optuna=False)

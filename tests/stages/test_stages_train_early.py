@@ -58,7 +58,7 @@ def test_it_is_told_everywhere(project, capsys):
 
 def test_patience_needs_validation_samples(project):
     index = Index.read(layout.INDEX, made_by="shard")
-    index.model_copy(update={"splits": index.splits | {"validation": []}}).write(layout.INDEX)
+    shard_sets.change(layout.INDEX, splits=index.splits | {"validation": []})
     with pytest.raises(
         ParamsError, match=r"training\.patience_epochs=2 waits for a gain on the validation split, and "
     ):

@@ -1,6 +1,7 @@
 """`convoy tune-batch` on a real network: sizes, rates, a suggestion for all ranks."""
 
 import json
+import shutil
 
 import projects
 import pytest
@@ -33,3 +34,14 @@ def test_the_suggestion_is_for_all_ranks(project, capsys):
     said = capsys.readouterr().out
     assert "Try loading.global_batch_size: 16 (now 16, 2 ranks)" in said
     assert len(said.splitlines()) == 3
+
+
+def test_a_multi_label_set_is_measured_as_well(project, capsys):
+    projects.write(project, projects.SMALL, {"model": {"input_px": 32}, "training": {"loss": "bce"}})
+    labels = [[[0], [1], [0, 1], []][number % 4] for number in range(30)]
+    shard_sets.write(project / "multi", {"train": [20], "validation": [10]}, labels=labels)
+    shutil.rmtree(project / "data/shards")
+    (project / "multi").rename(project / "data/shards")
+    tune_batch(16, as_json=True)
+    said = json.loads(capsys.readouterr().out)
+    assert [each["batch_size_per_rank"] for each in said["measured"]] == [8, 16]

@@ -231,17 +231,3 @@ def test_a_store_whose_making_was_killed_half_way_is_made_anew(tmp_path):
     client = store.connect(uri)
     assert store.find_or_create_experiment(client, uri, "convoy")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mlflow.db", "mlflow.db.lock"]
-
-
-def test_three_processes_may_open_a_new_store_at_once(tmp_path):
-    uri = f"sqlite:///{tmp_path}/new/mlflow.db"
-    code = (
-        "from pipeline.tracking import store\n"
-        f"client = store.connect({uri!r})\n"
-        f"print(store.find_or_create_experiment(client, {uri!r}, 'convoy'))"
-    )
-    command = [sys.executable, "-c", code]
-    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(3)]
-    results = [process.communicate(timeout=120) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0, 0], results
-    assert len({out for out, _ in results}) == 1

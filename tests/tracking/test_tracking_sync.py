@@ -4,7 +4,7 @@ import pytest
 
 from pipeline.errors import TrackingError
 from pipeline.tracking import store
-from pipeline.tracking.run import SPOOL_FILE, Dataset, is_published, next_attempt
+from pipeline.tracking.run import RUN_FILE, SPOOL_FILE, Dataset, RunRecord, is_published, next_attempt
 from pipeline.tracking.spool import Spool
 from pipeline.tracking.sync import send_waiting
 
@@ -45,3 +45,14 @@ def test_a_run_of_another_store_is_refused(run, tmp_path):
 def test_a_folder_without_a_record_is_refused(tmp_path):
     with pytest.raises(TrackingError, match=r"mlflow_run\.json cannot be read, so its run is unknown; `convoy train`"):
         send_waiting(tmp_path, f"sqlite:///{tmp_path / 'mlflow.db'}", committed_step=0)
+
+
+def test_what_was_committed_when_the_run_ended_is_sent_without_its_checkpoints(run):
+    folder, uri = run
+    record = RunRecord.read(folder / RUN_FILE)
+    record.model_copy(update={"status": "FINISHED", "committed_step": 4}).write(folder / RUN_FILE)
+    run_id = send_waiting(folder, uri, committed_step=0)
+    client = store.connect(uri)
+    assert client.get_run(run_id).info.status == "FINISHED"
+    assert sorted(metric.step for metric in client.get_metric_history(run_id, "train/loss")) == [0, 1, 2, 3, 4]
+    assert RunRecord.read(folder / RUN_FILE).committed_step == 4

@@ -5,6 +5,7 @@ import itertools
 import pytest
 import torch
 
+from pipeline.errors import OutOfMemoryError
 from pipeline.training import batch_sizes
 from pipeline.training.batch_sizes import Measured
 
@@ -13,7 +14,7 @@ class Trial:
     """Takes steps of any size up to one."""
 
     device = torch.device("cpu")
-    image_shape = (3, 4, 4)
+    image_shape, label_shape = (3, 4, 4), ()
 
     def __init__(self, largest):
         self.sizes, self._largest = [], largest
@@ -53,6 +54,30 @@ def test_it_ends_where_a_gpu_has_no_more(peaks):
     trial = Trial(16)
     assert sizes(trial, 1000) == [8, 16]
     assert trial.sizes[-1] == 32
+
+
+def test_where_not_even_the_smallest_fits_the_way_out_is_said(peaks):
+    peaks(100)
+    with pytest.raises(OutOfMemoryError) as caught:
+        sizes(Trial(4), 2_000_000_000)
+    assert str(caught.value) == (
+        "A step of 8 images does not fit into the 2.0 GB of memory that were free; lower model.input_px, take a "
+        "smaller model.backbone, or free some memory, and run this again."
+    )
+
+
+def test_labels_have_the_form_of_the_set():
+    forms = []
+
+    class Noting(Trial):
+        def step(self, batch, lr):
+            forms.append((batch.labels_B.dtype, tuple(batch.labels_B.shape)))
+
+    several = Noting(64)
+    several.label_shape = (5,)
+    for trial in (Noting(64), several):
+        list(batch_sizes.measure(trial, [8], 1000))
+    assert set(forms) == {(torch.int64, (8,)), (torch.uint8, (8, 5))}
 
 
 def test_the_first_step_of_a_size_is_slower_and_does_not_count(peaks, monkeypatch):

@@ -92,6 +92,15 @@ def test_a_damaged_one_is_replaced_when_its_step_comes_again(folder):
     assert restore(folder) == ({"position": 30, "weights": pytest.approx(state(30)["weights"])}, [])
 
 
+@pytest.mark.parametrize(("keep", "kept"), [(1, [25]), (2, [25, 20]), (3, [25, 20, 10])])
+def test_damaged_ones_that_were_passed_over_go_and_take_no_whole_one_s_place(folder, keep, kept):
+    damage(folder, 30, "flipped")
+    assert restore(folder)[0]["position"] == 20
+    checkpoint.save(folder, 25, state(25), keep=keep)
+    assert checkpoint.positions(folder) == kept
+    assert restore(folder) == ({"position": 25, "weights": pytest.approx(state(25)["weights"])}, [])
+
+
 def test_no_pickled_code_is_run(tmp_path):
     canary = tmp_path / "canary"
 

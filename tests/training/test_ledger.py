@@ -1,3 +1,6 @@
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -76,3 +79,16 @@ def test_nothing_is_written_before_a_flush(tmp_path):
     book.flush()
     assert len(ledger.read(tmp_path)) == 1
     book.close()
+
+
+def test_what_was_flushed_is_on_the_disk(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda number: synced.append(Path(f"/proc/self/fd/{number}").read_bytes()))
+    book = Ledger(tmp_path, 1, 0, with_keys=False)
+    for step in range(2):
+        book.record(step, np.array([step], np.uint64), torch.tensor(0.5))
+        book.flush()
+        assert len(synced) == step + 1
+        assert synced[step].count(b"\n") == step + 1
+    book.close()
+    assert len(synced) == 2, "nothing was pending"

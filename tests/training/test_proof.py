@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -82,7 +83,9 @@ def test_a_killed_and_resumed_run_agrees(run, reader):
 
 def test_what_is_past_the_newest_whole_checkpoint_is_not_committed(run, reader):
     change(run, 2, 9, None)
-    checkpoint.save(run.checkpoints, 8, {"position": 8}, keep=9)
+    shutil.rmtree(run.checkpoints)
+    for position in (8, 10):
+        checkpoint.save(run.checkpoints, position, {"position": position}, keep=9)
     (run.checkpoints / "step-000000010" / "state.pt").write_bytes(b"")
     assert check(run, reader.index_path).num_steps == 8
 
