@@ -181,11 +181,9 @@ def _happen(what: str, driver: int, run, position: int) -> None:
     elif what == "bug":
         raise KeyError("a bug of the user's")
     elif what == "kill while saving":
-        _wait_for_checkpoint(run, position)
-        os.fsync = lambda descriptor: os.kill(os.getpid(), signal.SIGKILL)
+        _at_the_next_checkpoint(run, position, lambda file: os.kill(os.getpid(), signal.SIGKILL))
     elif what == "full disk":
-        _wait_for_checkpoint(run, position)
-        os.fsync = _refuse
+        _at_the_next_checkpoint(run, position, _refuse)
     elif what == "out of memory":
         _run_out_of_memory()
     elif what == "lose node":
@@ -204,11 +202,12 @@ def _happen(what: str, driver: int, run, position: int) -> None:
         wait_until(run.stop.exists, "the driver's answer to a signal")
 
 
-def _wait_for_checkpoint(run, position: int) -> None:
-    """A thread writes it: the next one is the one that the fault is to meet."""
+def _at_the_next_checkpoint(run, position: int, happens: Callable) -> None:
+    """Once the one of this position is written, by a thread: what happens when a file of the next goes to the disk."""
     from pipeline.training import checkpoint
 
     wait_until(lambda: checkpoint.positions(run.checkpoints)[:1] == [position], "the checkpoint before the fault")
+    checkpoint._flush = happens
 
 
 def _run_out_of_memory() -> None:
@@ -238,7 +237,7 @@ def _announce_loss() -> None:
     )
 
 
-def _refuse(descriptor: int) -> None:
+def _refuse(file) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 

@@ -74,7 +74,7 @@ def connected(address: str | None) -> Iterator[Head]:
     import ray
 
     if address:
-        _look_for(address)
+        look_for(address)
     try:
         with _keeping_the_answer_to_sigterm():
             if address:
@@ -114,7 +114,7 @@ def _keeping_the_answer_to_sigterm() -> Iterator[None]:
             signal.signal(signal.SIGTERM, answer)
 
 
-def _look_for(address: str) -> None:
+def look_for(address: str) -> None:
     """Raises ClusterError when nothing listens; Ray itself would ask for five minutes."""
     try:
         knock(address)

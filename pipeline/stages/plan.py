@@ -47,13 +47,13 @@ def plan(as_json: bool) -> None:
 
 def _check_cluster(cluster: params.Cluster) -> None:
     """Raises ClusterError for what the launcher would refuse; what a cluster that answers has, only it knows."""
-    from pipeline.launch.cluster import Node, knock, no_room, room_for, to_join
+    from pipeline.launch.cluster import Node, look_for, no_room, room_for, to_join
 
     if not cluster.num_workers:
         return
     joined, here = to_join(cluster.address), [Node(len(os.sched_getaffinity(0)))]
     if joined:
-        knock(joined)
+        look_for(joined)
     elif room_for(cluster.num_workers, here) is None:
         raise no_room(cluster.num_workers, here)
 

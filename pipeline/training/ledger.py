@@ -4,6 +4,7 @@ A file holds one rank's steps of one attempt. Where attempts overlap, because a 
 checkpoint that the next began at, the later attempt holds: its steps are the ones the weights are made of.
 """
 
+import contextlib
 import json
 import math
 import os
@@ -13,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline.errors import ArtifactError
+from pipeline.errors import ArtifactError, StorageError
 from pipeline.loading.keyed import mix
 
 
@@ -57,7 +58,7 @@ class Ledger:
 
     def flush(self) -> Unfinite | None:
         """Brings what is pending to the disk, and gives the first of it whose loss is not finite; a checkpoint is
-        committed only after every rank did."""
+        committed only after every rank did. Raises StorageError for a disk that does not take it."""
         losses = torch.stack([loss for _, _, loss in self._pending]).double().tolist() if self._pending else []
         first = None
         for (step, keys_B, _), loss in zip(self._pending, losses, strict=True):
@@ -68,14 +69,27 @@ class Ledger:
             if first is None and not math.isfinite(loss):
                 first = Unfinite(step, loss, tuple(keys_B.tolist()))
         if self._pending:
-            self._file.flush()
-            os.fsync(self._file.fileno())  # a checkpoint is as much on the disk, and must not outlive its steps' lines
             self._pending.clear()
+            self._sync()
         return first
 
     def close(self) -> None:
-        self.flush()
-        self._file.close()
+        try:
+            self.flush()
+        finally:
+            with contextlib.suppress(OSError):  # of what the disk did not take, which was said
+                self._file.close()
+
+    def _sync(self) -> None:
+        """A checkpoint is on the disk, and must not outlive its steps' lines."""
+        try:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as exc:
+            raise StorageError(
+                f"The ledger {self._file.name} cannot be written ({exc.strerror}); what was committed is whole. Free "
+                "some space or make it writable, and run the same command to go on."
+            ) from exc
 
 
 def samples_digest(keys_B: np.ndarray) -> int:

@@ -94,7 +94,7 @@ def test_whatever_ray_says_of_its_start_is_an_error_with_the_way_on(monkeypatch,
         raise Exception("The current node timed out during startup")
 
     monkeypatch.setattr(ray, "init", time_out)
-    monkeypatch.setattr(cluster, "_look_for", lambda address: None)
+    monkeypatch.setattr(cluster, "look_for", lambda address: None)
     with (
         pytest.raises(ClusterError, match=r"Ray (does not start|cluster at 127\.0\.0\.1:1) .*timed out during startup"),
         cluster.connected(address),

@@ -1,3 +1,4 @@
+import errno
 import os
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.errors import ArtifactError
+from pipeline.errors import ArtifactError, StorageError
 from pipeline.training import ledger
 from pipeline.training.ledger import Ledger, samples_digest
 
@@ -92,3 +93,18 @@ def test_what_was_flushed_is_on_the_disk(tmp_path, monkeypatch):
         assert synced[step].count(b"\n") == step + 1
     book.close()
     assert len(synced) == 2, "nothing was pending"
+
+
+def test_a_disk_that_does_not_take_it_is_named_and_the_end_says_nothing_else(tmp_path, monkeypatch):
+    def refuse(number):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    book = Ledger(tmp_path, 1, 0, with_keys=False)
+    book.record(0, np.array([0], np.uint64), torch.tensor(0.5))
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(
+        StorageError, match=r"attempt-0001-rank-00000\.jsonl cannot be written \(No space left .* to go"
+    ):
+        book.flush()
+    book.close()
+    assert len(ledger.read(tmp_path)) == 1, "no line comes twice"
