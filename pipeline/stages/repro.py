@@ -32,8 +32,7 @@ def repro(cluster: params.Cluster) -> int:
 
 def _run(command: list[str], workspace: Path, environment: dict[str, str]) -> int:
     """The exit code. dvc outlives Ctrl-C, which its stage hears, too: that has a checkpoint to write."""
-    dvc = subprocess.Popen(command, cwd=workspace, env=environment)
-    was_interrupted = False
+    dvc, was_interrupted = subprocess.Popen(command, cwd=workspace, env=environment), False
     while True:
         try:
             code = dvc.wait()
