@@ -22,7 +22,7 @@ def lines_of(reports) -> list[str]:
         calls = [report for report in row if report.when == "call" or report.outcome != "passed"]
         outcomes = {report.outcome for report in calls}
         result = "fail" if "failed" in outcomes else "skip" if outcomes == {"skipped"} else "pass"
-        seconds, steps = _worst(calls, SECONDS), _worst(calls, STEPS)
+        seconds, steps = _worst(row, SECONDS), _worst(row, STEPS)  # known when a test has been torn down
         table.append(
             f"| {number} | {what} | {len(calls)} | {result} | {'' if seconds is None else f'{seconds:.1f}'} | "
             f"{'' if steps is None else steps} |"
@@ -36,9 +36,8 @@ def _worst(reports, name: str):
 
 
 def pytest_terminal_summary(terminalreporter) -> None:
-    reports = [
-        report for kind in ("passed", "failed", "skipped", "error") for report in terminalreporter.stats.get(kind, [])
-    ]
+    kinds = ("passed", "failed", "skipped", "error", "")  # the last is of what was set up and torn down well
+    reports = [report for kind in kinds for report in terminalreporter.stats.get(kind, [])]
     terminalreporter.section("fault matrix")
     for line in lines_of(reports):
         terminalreporter.write_line(line)

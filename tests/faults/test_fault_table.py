@@ -21,10 +21,14 @@ def test_a_row_shows_the_worst_of_its_tests():
         report("test_row_02_lost_node"),
         report("test_row_02_lost_node", outcome="failed", when="setup"),
         report("test_row_12_disk_full", outcome="skipped", when="setup"),
+        report("test_row_25_killed_three_times", when="setup"),
+        report("test_row_25_killed_three_times"),
+        report("test_row_25_killed_three_times", when="teardown", seconds_to_recover=1.5, steps_done_again=2),
         report("test_fault_table"),
     ]
     assert fault_table.lines_of(reports)[2:] == [
         "| 2 | lost node | 2 | fail |  |  |",
         "| 7 | silent rank | 2 | pass | 12.3 | 1 |",
         "| 12 | disk full | 1 | skip |  |  |",
+        "| 25 | killed three times | 1 | pass | 1.5 | 2 |",
     ]

