@@ -23,7 +23,8 @@ run has its end to tell after that."""
 _KNOCK_SECONDS = 5.0
 _POLL_SECONDS = 1.0
 _DYING_SECONDS = 3.0
-"""What `ray stop` takes from the end of a head's first process to that of its last."""
+"""`ray stop` ends a head's processes one after the other, the one that answers last. Not measured: what takes longer is
+noticed by the watch."""
 
 
 def knock(address: str) -> None:
