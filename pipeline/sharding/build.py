@@ -123,6 +123,7 @@ def build_shard_set(
     shard_works = _work(plan, made, image_root, spool, labels, channels, form.destination)
     with progress("writing", num_new) as advance:
         shards = [*carried, *workers.map(write_shard, shard_works, advance)]
+    del plan, shard_works
     of_splits = by_split(shards, split_rule.fold)
     index = make_index(
         labels, of_splits, pixels, metadata_columns, num_records, len(rejects), rules, stored and stored.index

@@ -67,17 +67,18 @@ def by_split(shards: Sequence[Shard], fold: int | None) -> dict[str, list[Shard]
 def write_index(index: Index, folder: Path) -> None:
     """With its companions where the shards lie beside it; what else lies there, a killed run left, and it goes."""
     beside = all_shards(index.splits) if index.location is None else []
-    _remove_all_but({folder / f"{shard.name}.{ending}" for shard in beside for ending in ENDINGS}, folder)
+    _remove_all_but({f"{shard.name}.{ending}" for shard in beside for ending in ENDINGS}, folder)
     index.write(folder / "index.json")
     if index.location is None:
         _write_companions(index, folder)
 
 
-def _remove_all_but(wanted: set[Path], folder: Path) -> None:
+def _remove_all_but(wanted: set[str], folder: Path) -> None:
+    """`wanted` are relative to the folder, in folders of their own; what lies in it directly stays."""
     for path in folder.iterdir():
         if path.is_dir():
             for each in path.iterdir():
-                if each not in wanted:
+                if f"{path.name}/{each.name}" not in wanted:
                     each.unlink()
             if not any(path.iterdir()):
                 path.rmdir()

@@ -20,7 +20,8 @@ class Labels:
     classes: list[str]
     """In order: the position is the label."""
     codes: np.ndarray
-    """int32 [num_records]: the label, or of a multi-label source the place of the labels in `sets`."""
+    """[num_records], of the smallest unsigned type that has them all: the label, or of a multi-label source the place
+    of the labels in `sets`."""
     sets: list[tuple[int, ...]] | None = None
     """Of a multi-label source: the labels that records have together, ascending."""
 
@@ -59,7 +60,8 @@ def read_labels(manifest: Manifest) -> Labels:
     """Of all records; classes are in the order of their names."""
     column = manifest.label_column
     texts = sorted({text for batch in manifest.batches(column) for text in pc.unique(batch[column]).to_pylist()})
-    positions, codes, start = pa.array(texts, pa.string()), np.empty(manifest.num_rows, np.int32), 0
+    positions, start = pa.array(texts, pa.string()), 0
+    codes = np.empty(manifest.num_rows, np.min_scalar_type(max(0, len(texts) - 1)))
     for batch in manifest.batches(column):
         codes[start : start + len(batch)] = pc.index_in(batch[column], positions).to_numpy()
         start += len(batch)
