@@ -255,6 +255,22 @@ def same_weights(run: Path, other: Path) -> bool:
     return (run / "weights.safetensors").read_bytes() == (other / "weights.safetensors").read_bytes()
 
 
+def ended_as(undisturbed: Path, folder: Path) -> None:
+    """Asserts that nothing shows of what the project's only run met: its committed steps, with their samples and
+    losses, and its weights are those of the run that met nothing."""
+    run = the_run(folder)
+    assert history(run) == history(undisturbed)
+    assert same_weights(run, undisturbed)
+
+
+def published_once(folder: Path, attempts: int | None = None):
+    """The project's only MLflow run, after asserting that it is FINISHED, with so many attempts where that is known."""
+    (page,) = mlflow_runs(folder)
+    assert page.info.status == "FINISHED"
+    assert attempts is None or page.data.tags["attempts"] == str(attempts)
+    return page
+
+
 def mlflow_runs(folder: Path) -> list:
     """Every MLflow run in the project's own store."""
     from pipeline.tracking import store

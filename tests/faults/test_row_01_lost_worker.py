@@ -16,12 +16,10 @@ def test_the_ledger_and_the_weights_are_those_of_an_undisturbed_run(project, und
     assert done.exit_code == 0, done.said
     assert done.said.count("going on from the newest checkpoint") == 3
     run = train_commands.the_run(folder)
-    (page,) = train_commands.mlflow_runs(folder)
-    assert page.info.status == "FINISHED"
+    page = train_commands.published_once(folder)
     assert sorted(train_commands.metric_steps(folder, page.info.run_id, "train/loss")) == list(range(1, 16))
 
-    assert train_commands.history(run) == train_commands.history(undisturbed_by_two)
-    assert train_commands.same_weights(run, undisturbed_by_two)
+    train_commands.ended_as(undisturbed_by_two, folder)
     # A checkpoint every step: at most the step that was lost and one whose checkpoint was being written, each time.
     assert redone(run) <= 6
 

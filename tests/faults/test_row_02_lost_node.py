@@ -28,8 +28,5 @@ def test_a_run_waits_for_a_node_and_goes_on_where_there_is_one(project, undistur
         wait_until(lambda: "waiting up to" in again.said, "the loss of the second node")
         cluster.add()
         assert again.wait(PATIENCE_SECONDS).exit_code == 0, again.said
-    run = train_commands.the_run(alone)
-    assert train_commands.history(run) == train_commands.history(undisturbed_by_two)
-    assert train_commands.same_weights(run, undisturbed_by_two)
-    (page,) = train_commands.mlflow_runs(alone)
-    assert page.info.status == "FINISHED"
+    train_commands.ended_as(undisturbed_by_two, alone)
+    train_commands.published_once(alone)

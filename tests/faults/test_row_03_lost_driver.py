@@ -28,11 +28,8 @@ def test_the_same_command_resumes_and_no_worker_is_left(undisturbed, project, mo
     assert killed.exit_code == -9
     resumed = train_commands.train(folder)  # at once, while the killed one's rank may still be there
     assert resumed.exit_code == 0, resumed.said
-    run = train_commands.the_run(folder)
-    assert train_commands.history(run) == train_commands.history(undisturbed)
-    assert train_commands.same_weights(run, undisturbed)
-    (page,) = train_commands.mlflow_runs(folder)
-    assert (page.info.status, page.data.tags["attempts"]) == ("FINISHED", "2")
+    train_commands.ended_as(undisturbed, folder)
+    train_commands.published_once(folder, attempts=2)
     wait_until(lambda: processes_of(folder) == [], "the end of every process")
 
 
@@ -57,8 +54,5 @@ def test_a_lost_head_is_said_and_another_goes_on(undisturbed_by_two, project, mo
         params.write_text(params.read_text().replace(old_address, cluster.address))
         resumed = train_commands.Command(folder).wait(2 * PATIENCE_SECONDS)
         assert resumed.exit_code == 0, resumed.said
-    run = train_commands.the_run(folder)
-    assert train_commands.history(run) == train_commands.history(undisturbed_by_two)
-    assert train_commands.same_weights(run, undisturbed_by_two)
-    (page,) = train_commands.mlflow_runs(folder)
-    assert (page.info.status, page.data.tags["attempts"]) == ("FINISHED", "2")
+    train_commands.ended_as(undisturbed_by_two, folder)
+    train_commands.published_once(folder, attempts=2)

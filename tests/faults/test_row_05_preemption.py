@@ -21,10 +21,8 @@ def test_sigterm_leaves_a_checkpoint_of_the_next_step(undisturbed, project, num_
 
     resumed = train_commands.train(folder)
     assert resumed.exit_code == 0, resumed.said
-    assert train_commands.history(run) == train_commands.history(undisturbed)
-    assert train_commands.same_weights(run, undisturbed)
-    (page,) = train_commands.mlflow_runs(folder)
-    assert (page.info.status, page.data.tags["attempts"]) == ("FINISHED", "2")
+    train_commands.ended_as(undisturbed, folder)
+    train_commands.published_once(folder, attempts=2)
 
 
 @pytest.mark.long_fault
@@ -42,5 +40,4 @@ def test_a_node_that_announces_its_end_costs_no_restart_and_no_step(project, und
     lines = [path.read_text().count("\n") for path in sorted((run / "ledger").glob("*-rank-00000.jsonl"))]
     assert len(lines) == 2
     assert sum(lines) == len(train_commands.history(run))
-    assert train_commands.history(run) == train_commands.history(undisturbed_by_two)
-    assert train_commands.same_weights(run, undisturbed_by_two)
+    train_commands.ended_as(undisturbed_by_two, folder)

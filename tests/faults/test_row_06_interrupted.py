@@ -1,5 +1,5 @@
-"""Row 6: Ctrl-C, SIGTERM to `dvc repro` alone, `ray job stop`; then at once the same command: never two writers, no
-stale lock."""
+"""Row 6: Ctrl-C, on a run and on a sweep, SIGTERM to `dvc repro` alone, `ray job stop`; then at once the same command:
+never two writers, no stale lock."""
 
 import json
 import os
@@ -35,8 +35,7 @@ def test_ctrl_c_leaves_a_checkpoint_and_a_second_one_ends_at_once(undisturbed, p
 
     resumed = train_commands.train(folder)
     assert resumed.exit_code == 0, resumed.said
-    assert train_commands.history(run) == train_commands.history(undisturbed)
-    assert train_commands.same_weights(run, undisturbed)
+    train_commands.ended_as(undisturbed, folder)
 
 
 def repro(folder):
@@ -78,6 +77,41 @@ def test_the_stage_ends_with_its_dvc_and_the_same_command_goes_on_at_once(projec
     first, second = steps_of(folder, 1), steps_of(folder, 2)
     assert second[0] == first[-1] + 1
     assert checkpoint.positions(train_commands.the_run(folder) / "checkpoints")[0] == second[-1] + 1
+
+
+def sweep(folder):
+    command = [sys.executable, "-m", "pipeline", "sweep", "space.yaml", "--trials", "2"]
+    environment = os.environ | {"PYTHONPATH": str(projects.REPOSITORY)}
+    with open(folder / "sweep.txt", "ab") as said:
+        return subprocess.Popen(command, cwd=folder, env=environment, stdout=said, stderr=said, start_new_session=True)
+
+
+def pages_of(folder):
+    """Status of the sweep's page in MLflow, and of its trials'; the sweep's id."""
+    pages = {page.info.run_name == "sweep": page for page in train_commands.mlflow_runs(folder)}
+    statuses = [page.info.status for page in train_commands.mlflow_runs(folder) if page.info.run_name != "sweep"]
+    return pages[True].info.status, statuses, pages[True].info.run_id
+
+
+@pytest.mark.long_fault
+@pytest.mark.timeout(4 * train_commands.PATIENCE_SECONDS)
+def test_an_interrupted_sweep_is_over_and_the_same_sweep_goes_on_at_once(project):
+    folder = project(training={"epochs": 60, "checkpoint_every_seconds": 1e6})
+    (folder / "space.yaml").write_text("optimizer.lr: {log: [0.0001, 0.1]}\n")
+    interrupted = sweep(folder)
+    wait_until(lambda: max(steps_of(folder, 1), default=0) > 10, "the second checkpoint of a trial")
+    os.killpg(interrupted.pid, signal.SIGINT)  # as a terminal does
+    assert interrupted.wait(train_commands.PATIENCE_SECONDS) == 128 + signal.SIGINT, (folder / "sweep.txt").read_text()
+    status, trials, page = pages_of(folder)
+    assert (status, "RUNNING" in trials, (folder / "data" / "sweep").exists()) == ("KILLED", False, False)
+
+    assert sweep(folder).wait(2 * train_commands.PATIENCE_SECONDS) == 0, (folder / "sweep.txt").read_text()
+    status, trials, same_page = pages_of(folder)
+    assert (status, same_page, len(trials)) == ("FINISHED", page, 2)
+    assert "FINISHED" in trials
+    ledgers = folder.glob("runs/*/ledger/attempt-0002-rank-00000.jsonl")
+    begun = [json.loads(line)["step"] for ledger in ledgers for line in ledger.read_text().splitlines()[:1]]
+    assert max(begun) >= 10, "from a checkpoint"
 
 
 STEPS_PER_EPOCH = 4

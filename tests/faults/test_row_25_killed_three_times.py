@@ -10,12 +10,8 @@ def test_one_mlflow_run_with_each_step_once(undisturbed, project):
         assert train_commands.train(folder, Fault("kill", step)).exit_code == -9
     done = train_commands.train(folder)
     assert done.exit_code == 0, done.said
-    run = train_commands.the_run(folder)
-    assert train_commands.history(run) == train_commands.history(undisturbed)
-    assert train_commands.same_weights(run, undisturbed)
-
-    (page,) = train_commands.mlflow_runs(folder)
-    assert (page.info.status, page.data.tags["attempts"]) == ("FINISHED", "4")
+    train_commands.ended_as(undisturbed, folder)
+    page = train_commands.published_once(folder, attempts=4)
     for key in ("train/loss", "train/lr", "val/top1", "train/images_per_second"):
         wanted = [5, 10, 15] if key.startswith("val/") else list(range(1, 16))
         assert sorted(train_commands.metric_steps(folder, page.info.run_id, key)) == wanted, key

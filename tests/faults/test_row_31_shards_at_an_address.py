@@ -25,9 +25,7 @@ def test_503s_resets_and_short_bodies_leave_the_same_run(project, undisturbed, s
     store.fault = lambda name, times: {1: 503, 2: "reset" if name < "8" else "short"}.get(times)
     done = train_commands.train(folder)
     assert done.exit_code == 0, done.said
-    run = train_commands.the_run(folder)
-    assert train_commands.history(run) == train_commands.history(undisturbed)
-    assert train_commands.same_weights(run, undisturbed)
+    train_commands.ended_as(undisturbed, folder)
     assert set(store.asked.values()) == {3}, "two answers that were none, and one"
 
 

@@ -24,11 +24,8 @@ def test_for_good(project, undisturbed_by_two):
         cluster.add(cut_wire.NEAR)
         again = train_commands.Command(folder, network=cluster.network).wait(PATIENCE_SECONDS)
         assert again.exit_code == 0, again.said
-    run = train_commands.the_run(folder)
-    assert train_commands.history(run) == train_commands.history(undisturbed_by_two)
-    assert train_commands.same_weights(run, undisturbed_by_two)
-    (page,) = train_commands.mlflow_runs(folder)
-    assert page.info.status == "FINISHED"
+    train_commands.ended_as(undisturbed_by_two, folder)
+    train_commands.published_once(folder)
 
 
 @pytest.mark.long_fault
@@ -46,8 +43,5 @@ def test_for_thirty_seconds(project, undisturbed_by_two):
         if lost in command.said:
             cluster.add(cut_wire.FAR)
         assert command.wait(PATIENCE_SECONDS).exit_code == 0, command.said
-    run = train_commands.the_run(folder)
-    assert train_commands.history(run) == train_commands.history(undisturbed_by_two)
-    assert train_commands.same_weights(run, undisturbed_by_two)
-    (page,) = train_commands.mlflow_runs(folder)
-    assert page.info.status == "FINISHED"
+    train_commands.ended_as(undisturbed_by_two, folder)
+    train_commands.published_once(folder)
