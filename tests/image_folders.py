@@ -2,7 +2,9 @@
 
 import contextlib
 import hashlib
+import io
 import json
+import tarfile
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -28,6 +30,30 @@ FORM = ShardForm(None, 90, 8)
 AUDIT_RULE = AuditRule(0.5, 6, 0, 0.0, 0, dict.fromkeys(EXPLANATIONS, "warn"))
 BY_FOLDERS = TableColumns("image", "label", None, None, ())
 
+ODD_NAMES = [
+    b"with space.jpg",
+    "e\u0301.jpg".encode(),
+    "\u00e9.jpg".encode(),
+    "\u05e9\u05dc\u05d5\u05dd.jpg".encode(),
+    b"new\nline.jpg",
+    b"'quotes\".jpg",
+    b"<script>alert(1)<.jpg",
+    b"=cmd().jpg",
+    b"+1.jpg",
+    b"@sum.jpg",
+    b"comma,semicolon;.jpg",
+    b"\xff\xfe no utf8.jpg",
+    b"back\\slash \\xff.jpg",
+    b"a.b.c.jpg",
+    b".leading dot.jpg",
+    b"__x__.jpg",
+    b"Case.jpg",
+    b"case.jpg",
+    b"x" * 251 + b".jpg",
+    b"[bold]markup[.jpg",
+]
+"""Of files; each would be lost, merged with another or run as something by somebody careless."""
+
 
 def jpeg(content: int, height: int = 16, width: int = 16) -> bytes:
     """Equal bytes for equal arguments, others for others."""
@@ -40,6 +66,16 @@ def fill(root: Path, contents: dict[str, bytes]) -> Path:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(data)
     return root
+
+
+def write_tar(path: Path, members: list[tuple[str, bytes]]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name, data in members:
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    return path
 
 
 def two_classes(root: Path, num_per_class: int = 30) -> Path:

@@ -4,6 +4,18 @@ import cv2
 import numpy as np
 import simplejpeg
 
+TURNED = {
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.transpose(1, 0, 2),
+    6: lambda a: np.rot90(a, 1),
+    7: lambda a: np.rot90(a, 2).transpose(1, 0, 2),
+    8: lambda a: np.rot90(a, -1),
+}
+"""By EXIF orientation: how the camera stored the upright scene."""
+
 
 def scene(content: int, height: int = 150, width: int = 200) -> np.ndarray:
     """uint8 [height, width, 3]: equal for equal arguments, unlike for others."""

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from image_folders import fill, jpeg
 from PIL import Image, ImageCms
+from scenes import TURNED
 
 from pipeline.imaging.decode import decode
 
@@ -65,17 +66,6 @@ KINDS = {
     "animated.png": (animation("PNG"), RED_HWC),
     "profile.png": (saved(Image.fromarray(SCENE_HWC), "PNG", icc_profile=PROFILE), SCENE_HWC),
     "1bit.png": (saved(Image.fromarray(GREY_HW > 127), "PNG"), np.where(GREY_HWC > 127, 255, 0)),
-}
-
-TURNED = {  # how the camera stored the upright scene
-    1: lambda a: a,
-    2: lambda a: a[:, ::-1],
-    3: lambda a: a[::-1, ::-1],
-    4: lambda a: a[::-1],
-    5: lambda a: a.transpose(1, 0, 2),
-    6: lambda a: np.rot90(a, 1),
-    7: lambda a: np.rot90(a, 2).transpose(1, 0, 2),
-    8: lambda a: np.rot90(a, -1),
 }
 
 

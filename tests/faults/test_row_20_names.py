@@ -9,7 +9,7 @@ import data_project
 import pyarrow.parquet as pq
 import pytest
 import timm
-from image_folders import jpeg
+from image_folders import ODD_NAMES, jpeg
 from projects import REPOSITORY
 
 from pipeline import params
@@ -19,28 +19,6 @@ from pipeline.registry import export
 from pipeline.stages import layout
 from pipeline.stages.evaluate import evaluate
 
-NAMES = [
-    b"with space.jpg",
-    "e\u0301.jpg".encode(),
-    "\u00e9.jpg".encode(),
-    "\u05e9\u05dc\u05d5\u05dd.jpg".encode(),
-    b"new\nline.jpg",
-    b"'quotes\".jpg",
-    b"<script>alert(1)<.jpg",
-    b"=cmd().jpg",
-    b"+1.jpg",
-    b"@sum.jpg",
-    b"comma,semicolon;.jpg",
-    b"\xff\xfe no utf8.jpg",
-    b"back\\slash \\xff.jpg",
-    b"a.b.c.jpg",
-    b".leading dot.jpg",
-    b"__x__.jpg",
-    b"Case.jpg",
-    b"case.jpg",
-    b"x" * 251 + b".jpg",
-    b"[bold]markup[.jpg",
-]
 CLASSES = [b"plain", b"<b>odd<b> \xfe =class()"]
 BAD = b"<img src=x onerror=alert(1)>.jpg"
 
@@ -51,7 +29,7 @@ def photos(tmp_path) -> dict[bytes, bytes]:
     contents = {
         class_name + b"/" + name: jpeg(100 * label + number)
         for label, class_name in enumerate(CLASSES)
-        for number, name in enumerate(NAMES)
+        for number, name in enumerate(ODD_NAMES)
     }
     contents[CLASSES[0] + b"/" + BAD] = b"text"
     for path, data in contents.items():

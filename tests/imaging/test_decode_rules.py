@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import simplejpeg
 from PIL import Image
+from scenes import TURNED
 
 from pipeline.errors import ImageError
 from pipeline.imaging.decode import decode, read_kind, read_size
@@ -101,18 +102,6 @@ def test_a_colour_profile_is_ignored():
 
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
     np.testing.assert_array_equal(decode(saved(Image.fromarray(SCENE_HWC), "PNG", icc_profile=profile)), SCENE_HWC)
-
-
-TURNED = {  # how the camera stored the upright scene
-    1: lambda a: a,
-    2: lambda a: a[:, ::-1],
-    3: lambda a: a[::-1, ::-1],
-    4: lambda a: a[::-1],
-    5: lambda a: a.transpose(1, 0, 2),
-    6: lambda a: np.rot90(a, 1),
-    7: lambda a: np.rot90(a, 2).transpose(1, 0, 2),
-    8: lambda a: np.rot90(a, -1),
-}
 
 
 @pytest.mark.parametrize("orientation", TURNED)

@@ -1,14 +1,12 @@
 """Sources whose images have any number of classes: what the manifest and the counts say of them."""
 
-import io
 import json
-import tarfile
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from image_folders import BY_FOLDERS, fill, jpeg, scan, scanned
+from image_folders import BY_FOLDERS, fill, jpeg, scan, scanned, write_tar
 
 from pipeline.errors import SourceError
 from pipeline.sharding.labels import read_labels
@@ -20,15 +18,6 @@ LABELS = [["dog", "cat"], [], ["cat"], ["cat", "dog", "cat"]]
 @pytest.fixture
 def folder(tmp_path) -> Path:
     return fill(tmp_path, {f"{number}.jpg": jpeg(number) for number in range(len(LABELS))})
-
-
-def write_tar(path: Path, members: list[tuple[str, bytes]]) -> Path:
-    with tarfile.open(path, "w") as tar:
-        for name, data in members:
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            tar.addfile(member, io.BytesIO(data))
-    return path
 
 
 def write(folder: Path, kind: str, labels: list) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from forked import as_nobody, in_a_child
-from image_folders import scan, scanned
+from image_folders import ODD_NAMES, scan, scanned
 
 from pipeline.errors import SourceError
 from pipeline.path_names import unescape_path
@@ -99,36 +99,16 @@ def test_links_to_images_count_and_loops_end(tmp_path):
     assert counts.ignored["folder_seen_before"] >= 2
 
 
-NAMES = [
-    b"with space.jpg",
-    "e\u0301.jpg".encode(),
-    "\u00e9.jpg".encode(),
-    "\u05e9\u05dc\u05d5\u05dd.jpg".encode(),
-    b"new\nline.jpg",
-    b"'quotes\".jpg",
-    b"<script>alert(1)<.jpg",
-    b"=cmd().jpg",
-    b"\xff\xfe no utf8.jpg",
-    b"back\\slash \\xff.jpg",
-    b"a.b.c.jpg",
-    b".leading dot.jpg",
-    b"__x__.jpg",
-    b"Case.jpg",
-    b"case.jpg",
-    b"x" * 251 + b".jpg",
-]
-
-
 def test_every_name_is_there_once_and_can_be_recovered(tmp_path):
     fill(tmp_path, "plain/1.jpg")
     odd = tmp_path / os.fsdecode(b"odd \xfe class")
     odd.mkdir()
-    for name in NAMES:
+    for name in ODD_NAMES:
         (odd / os.fsdecode(name)).write_bytes(b"")
     manifest, counts = scan(str(tmp_path))
     found = [unescape_path(path) for path in manifest["path"].to_pylist() if path != "plain/1.jpg"]
-    assert sorted(found) == sorted(b"odd \xfe class/" + name for name in NAMES)
-    assert counts.class_counts == {"odd \\xfe class": len(NAMES), "plain": 1}
+    assert sorted(found) == sorted(b"odd \xfe class/" + name for name in ODD_NAMES)
+    assert counts.class_counts == {"odd \\xfe class": len(ODD_NAMES), "plain": 1}
 
 
 def test_the_manifest_is_the_same_bytes_until_something_changes(tmp_path):

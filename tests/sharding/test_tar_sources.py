@@ -1,29 +1,18 @@
 """Existing WebDataset tars as a source: every sample found, with its label, and nothing extracted."""
 
-import io
 import json
 import tarfile
 from pathlib import Path
 
 import image_folders
 import pytest
-from image_folders import BY_FOLDERS, build, files_of, fill, jpeg, two_classes
+from image_folders import BY_FOLDERS, build, files_of, fill, jpeg, two_classes, write_tar
 
 from pipeline.errors import ImageError, SourceError
 from pipeline.sharding import members
 from pipeline.sharding.reading import absolute_root, read_image
 from pipeline.sharding.scan import image_root
 from pipeline.sharding.tables import TableColumns
-
-
-def write_tar(path: Path, members: list[tuple[str, bytes]]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as tar:
-        for name, data in members:
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            tar.addfile(member, io.BytesIO(data))
-    return path
 
 
 def samples_of(folder: Path) -> list[tuple[str, str, str]]:
