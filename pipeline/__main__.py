@@ -146,7 +146,7 @@ def find_lr(
 
 @app.command()
 def tune_batch(
-    largest: Annotated[int, typer.Option(min=1, help="The largest batch of a rank to try.")] = 4096,
+    largest: Annotated[int, typer.Option(min=8, help="The largest batch of a rank to try.")] = 4096,
     json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """Time training steps at rising batch sizes, and suggest one."""

@@ -38,7 +38,7 @@ def absent_names(audit: Audit) -> list[str]:
 
 def _row(name: str, audit: Audit, pictures: AuditPictures) -> Row:
     finding, drawn = audit.findings[name], pictures.examples.get(name, [])
-    is_single = finding.num_groups == finding.num_images
+    is_single = name != "rare_classes" and finding.num_groups == finding.num_images
     groups = [Group(each, len(paths) - len(each)) for each, paths in zip(drawn, finding.examples, strict=False) if each]
     if is_single and groups:  # one row of pictures instead of many rows of one
         groups = [Group([picture for group in groups for picture in group.pictures], 0)]

@@ -29,6 +29,8 @@ def curves(
     points = {label: line for label, line in points.items() if line}
     every = [point for line in points.values() for point in line]
     low, high = min(y for _, y in every), max(y for _, y in every)
+    if percent and low == high:
+        low, high = 0.0, 1.0
     y_ticks = _ticks(low if percent else min(low, 0.0), high)
     x_ticks = _ticks(min(x for x, _ in every), max(x for x, _ in every), whole=True)
     right = RIGHT + max(7 * len(label) for label in points) + 10

@@ -1,7 +1,7 @@
 """report.html: the whole evaluation on one page that opens offline, verdict first.
 
 The page asks for nothing: style, charts and pictures lie inside it, there is no script, and its content policy would
-refuse both. It holds no clock and no path of this machine, so the same figures give the same bytes.
+refuse both. It holds no clock and no path of this machine, so the same run and figures give the same bytes.
 """
 
 import math
@@ -196,6 +196,12 @@ def _range(sizes_N) -> str:
     return f"{low:,} px" if low == high else f"{low:,} to {high:,} px"
 
 
+def _without_folder(tracking_uri: str) -> str:
+    """A sqlite store's file alone: where it lies is this machine's own."""
+    scheme, is_sqlite, path = tracking_uri.partition("sqlite:///")
+    return f"{is_sqlite}{Path(path).name}" if is_sqlite else scheme
+
+
 def _facts(run: Run, metrics: Metrics | MultiLabelMetrics) -> dict[str, str]:
     minutes, seconds = divmod(round(run.train_seconds), 60)
     facts = {
@@ -209,7 +215,7 @@ def _facts(run: Run, metrics: Metrics | MultiLabelMetrics) -> dict[str, str]:
         "Speed": f"{run.images_per_second:,.0f} images/s",
         "Fingerprint": run.fingerprint,
         "MLflow run": run.run_id or "not published",
-        "MLflow store": run.tracking_uri,
+        "MLflow store": _without_folder(run.tracking_uri),
         "Data digest": metrics.index_digest,
         "Weights sha256": metrics.weights_sha256,
     }

@@ -1,5 +1,6 @@
 """What joins a registered version to its images, parameters, code and run: tags on the version, the run completed."""
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -55,13 +56,18 @@ def complete_run(
     """Adds the test figures and the files (folders with all that is in them) to the run. Again gives the same."""
     from mlflow.entities import Metric
 
-    # The run's own time: MLflow's tables take the same key, step, time and value once.
-    timestamp = client.get_run(run_id).info.start_time
-    figures = [
-        Metric(f"test/{name}", getattr(metrics, name), timestamp, step, model_id=model_id, run_id=run_id)
-        for name in TEST_FIGURES[type(metrics)]
+    run, of_model = client.get_run(run_id), client.get_logged_model(model_id).metrics or ()
+    figures = {f"test/{name}": getattr(metrics, name) for name in TEST_FIGURES[type(metrics)]}
+    shown, named = run.data.metrics, {each.key for each in of_model}
+    # Of figures at one step and time MLflow shows the largest: those that take the place of others have to be later.
+    is_corrected = any(shown.get(key, value) != value for key, value in figures.items())
+    time_ms = max(round(time.time() * 1000), run.info.start_time + 1) if is_corrected else run.info.start_time
+    new = [
+        Metric(key, value, time_ms, step, model_id=model_id, run_id=run_id)
+        for key, value in figures.items()
+        if shown.get(key) != value or key not in named
     ]
-    client.log_batch(run_id, metrics=figures)
+    client.log_batch(run_id, metrics=new)
     for path in files:
         if path.is_dir():
             client.log_artifacts(run_id, str(path), path.name)

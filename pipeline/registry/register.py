@@ -37,7 +37,8 @@ def register(
     """The registration of the export in `folder`, whose figures are `metrics`; `run` is the one that trained it.
 
     `run_files` are added to the training run, if the store has it. With `predictions`, the table that a multi-label
-    model was measured by, it is compared with the champion image by image, if that one's table is in the store.
+    model was measured by, it is compared with the champion on the same resampled images, if that one's table is in the
+    store.
 
     Raises ParamsError for a name that cannot be used, ArtifactError when the logged model does not answer as the export
     does.
@@ -151,17 +152,18 @@ def _difference(
     champion: "mlflow.entities.model_registry.ModelVersion | None",
     predictions: Path | None,
 ) -> gate.Difference | None:
-    """None where the champion's table is not to be had, or is of other images."""
+    """None where the champion's table is not to be had, is damaged, or is of other images."""
     import mlflow.exceptions
+    import pyarrow
 
     if champion is None or predictions is None or not champion.run_id:
         return None
     with tempfile.TemporaryDirectory() as folder:
         try:
             table = client.download_artifacts(champion.run_id, f"{predictions.parent.name}/{predictions.name}", folder)
-        except (mlflow.exceptions.MlflowException, OSError):  # deleted, or never published
+            return paired.difference(predictions, Path(table))
+        except (mlflow.exceptions.MlflowException, pyarrow.ArrowException, OSError):  # deleted, never published, cut
             return None
-        return paired.difference(predictions, Path(table))
 
 
 def _move_aliases(

@@ -3,6 +3,7 @@
 Each check returns one Finding. They run side by side, because a server that does not answer costs its whole timeout.
 """
 
+import glob
 import http.client
 import importlib.metadata
 import os
@@ -19,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from pipeline import params
+from pipeline import params, stores
 from pipeline.errors import ConvoyError, ParamsError
 from pipeline.stages import layout
 
@@ -28,6 +29,8 @@ LITTLE_MEMORY_BYTES = 4e9  # torch, Ray and MLflow together, before the first im
 LITTLE_SHARED_MEMORY_BYTES = 1e9  # Ray moves its object store to the disk below what it asks for
 LITTLE_DISK_BYTES = 5e9
 NO_DISK_BYTES = 0.5e9
+
+EXPLAINED = "correct it; pipeline/sections.py and training_sections.py say what each key means"
 
 STYLES = {"ok": "green", "look": "yellow", "mend": "red"}
 
@@ -48,7 +51,14 @@ def doctor() -> bool:
     try:
         given = params.read(layout.PARAMS)
     except ParamsError as exc:
-        findings = [Finding("params.yaml", "mend", str(exc), "correct it; pipeline/params.py says what each key means")]
+        findings = [
+            Finding(
+                "params.yaml",
+                "mend",
+                str(exc),
+                "correct it; pipeline/sections.py and training_sections.py say what each key means",
+            )
+        ]
     else:
         findings = [Finding("params.yaml", "ok", f"{len(given)} sections")]
         checks += [partial(source, given["data"]), partial(ranks, given["cluster"]), partial(ray, given["cluster"])]
@@ -164,8 +174,8 @@ def source(data: params.Data) -> Finding:
     if data.source == "demo":
         return Finding("data.source", "ok", "demo: drawn by `convoy scan`")
     if "://" in data.source:
-        return Finding("data.source", "mend", f"{data.source} is an address", "copy the images to a local folder")
-    path = Path(data.source)
+        return Finding("data.source", "look", f"{stores.without_secrets(data.source)}; not looked at here")
+    path = Path(next(iter(glob.glob(data.source, recursive=True)), data.source))  # noqa: PTH207 - a pattern may be absolute
     try:
         path.stat()
         is_empty = path.is_dir() and next(path.iterdir(), None) is None
@@ -173,7 +183,7 @@ def source(data: params.Data) -> Finding:
         return Finding("data.source", "mend", f"{path}: {exc.strerror}", "set data.source to a folder or a table")
     if is_empty:
         return Finding("data.source", "mend", f"{path} is empty", "put one folder of images for each class into it")
-    return Finding("data.source", "ok", str(path))
+    return Finding("data.source", "ok", data.source)
 
 
 def ranks(cluster: params.Cluster) -> Finding:
@@ -188,8 +198,6 @@ def ray(cluster: params.Cluster) -> Finding:
     if cluster.address is None:
         started = "no Ray: training in one process" if cluster.num_workers == 0 else "started on this machine"
         return Finding("ray", "ok", started)
-    if cluster.address == "auto":
-        return Finding("ray", "look", "auto: found when training starts")
     parts = urllib.parse.urlsplit(cluster.address if "://" in cluster.address else f"//{cluster.address}")
     remedy = "start it with `ray start --head`, or correct cluster.address"
     try:

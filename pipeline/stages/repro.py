@@ -14,9 +14,11 @@ from pipeline.stages import layout
 DEFINITION = ("dvc.yaml", "params.yaml", ".dvcignore", ".dvc/config")
 """What makes a folder one that DVC can run the pipeline in."""
 
+DVC_FAILED = 255
+
 
 def repro(cluster: params.Cluster) -> int:
-    """The exit code of `dvc repro`."""
+    """The exit code of `dvc repro`, but 1 for its 255: a stage did not end well, and said so."""
     from pipeline.launch.cluster import inside_job
 
     code = Path.cwd()
@@ -45,7 +47,9 @@ def _run(command: list[str], workspace: Path, environment: dict[str, str]) -> in
             dvc.wait()
             raise
         else:
-            return 128 + signal.SIGINT if was_interrupted and code else code
+            if was_interrupted and code:
+                return 128 + signal.SIGINT
+            return 1 if code == DVC_FAILED else code
 
 
 def _do_without_git(workspace: Path, environment: dict[str, str]) -> None:

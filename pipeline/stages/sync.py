@@ -44,8 +44,9 @@ def send_all(root: Path, uri: str, say: Callable[[str], None]) -> int:
 
 
 def _send(folder: Path, uri: str) -> str:
-    from pipeline.stages.tracked import committed
+    from pipeline.stages.tracked import committed, end_tags
     from pipeline.tracking.sync import send_waiting
     from pipeline.training.folder import RunFolder
 
-    return send_waiting(folder, uri, next(iter(committed(RunFolder(folder))), 0))
+    run = RunFolder(folder)
+    return send_waiting(folder, uri, next(iter(committed(run)), 0), end_tags(run))

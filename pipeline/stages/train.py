@@ -34,23 +34,25 @@ def train(
 ) -> None:
     from rich.console import Console
 
-    from pipeline.tracking.run import is_published
+    from pipeline.tracking import address
+    from pipeline.tracking.run import is_finished_in
 
     with publishing(layout.MODEL, layout.RUN, layout.HISTORY) as (model_folder, run_path, history_path):
         index = Index.read(layout.INDEX, made_by="shard")
         task = describe(index, loading, augment, model, transfer, optimizer, schedule, training, cluster, tracking)
         root, run = run_root(cluster), task.run
+        store = address.strip_credentials(address.resolve(tracking.uri, root))
         run.path.mkdir(parents=True, exist_ok=True)
         console = Console()
         with lock(run.path / ".lock"):
             write_plan(task, index)
             if not is_done(run):
                 _run_to_the_end(task, index, cluster, open_tracker(task, index, tracking, root), console)
-            elif not is_published(run.path):
+            elif not is_finished_in(run.path, store, tracking.experiment):
                 finish(open_tracker(task, index, tracking, root), "FINISHED", run, console)
             result = read_result(run)
             _export(task, index, model_folder)
-            _describe(task, index, result, tracking, root).write(run_path)
+            _describe(task, index, result, store).write(run_path)
             _write_history(result, history_path)
     score = result.validation.get(index.score_name)
     console.print(
@@ -141,15 +143,14 @@ def _export(task: "Task", index: Index, folder: Path) -> None:
     )
 
 
-def _describe(task: "Task", index: Index, result: "Result", tracking: params.Tracking, root: Path) -> Run:
-    from pipeline.tracking import address
+def _describe(task: "Task", index: Index, result: "Result", store: str) -> Run:
     from pipeline.tracking.run import RUN_FILE, RunRecord
 
     record = RunRecord.read(task.run.path / RUN_FILE)
     return Run(
         fingerprint=task.fingerprint,
         run_id=record.run_id if record else None,
-        tracking_uri=address.strip_credentials(address.resolve(tracking.uri, root)),
+        tracking_uri=store,
         index_digest=index.digest,
         backbone=task.model.backbone,
         num_parameters=result.num_parameters,

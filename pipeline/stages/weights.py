@@ -9,6 +9,7 @@ from pipeline import params
 from pipeline.errors import TrackingError
 from pipeline.stages import layout
 from pipeline.stages.home import located
+from pipeline.stages.publish import turn
 
 if TYPE_CHECKING:
     from pipeline.modeling.weights import Start
@@ -62,7 +63,7 @@ def _fetch(address: str, tracking: params.Tracking, root: Path, folder: Path) ->
     uri = store_address.resolve(tracking.uri, root)
     key = f"{store_address.strip_credentials(uri)} {address}"
     path = folder / ADDRESSES
-    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    known = _read(path)
     try:
         store.connect(uri)
         with store.translating(uri):
@@ -73,7 +74,16 @@ def _fetch(address: str, tracking: params.Tracking, root: Path, folder: Path) ->
             raise
         print(f"{exc} Going on with what {address} was last time: {known[key][:12]}.", file=sys.stderr)
         return known[key]
-    partial = path.with_name(f".{ADDRESSES}.partial")
-    partial.write_text(json.dumps(known | {key: sha256}, indent=2), encoding="utf-8")
-    partial.replace(path)
+    with turn(path.with_name(f".{ADDRESSES}.lock"), lambda text: None):  # a sweep's trials all come here
+        partial = path.with_name(f".{ADDRESSES}.partial")
+        partial.write_text(json.dumps(_read(path) | {key: sha256}, indent=2), encoding="utf-8")
+        partial.replace(path)
     return sha256
+
+
+def _read(path: Path) -> dict[str, str]:
+    """What was noted; nothing where that cannot be read: the store is asked again."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}

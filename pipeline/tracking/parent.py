@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline.tracking.run import Status
-from pipeline.tracking.store import connect, find_or_create_experiment, translating
+from pipeline.tracking.store import connect, find_or_create_experiment, find_run, translating
 
 ID_FILE = "mlflow_run_id"
 
@@ -12,16 +12,17 @@ ID_FILE = "mlflow_run_id"
 def open_parent(uri: str, experiment: str, name: str, params: Mapping[str, object], folder: Path) -> str:
     """The id of the run that `folder` remembers, or of a new one that it then does; `uri` is a resolved address.
 
-    Raises TrackingError.
+    A new one, too, where the store does not have the remembered one any more, or is another. Raises TrackingError.
     """
     path = folder / ID_FILE
     client = connect(uri)
     from mlflow.entities import Param  # only now: `connect` sets what MLflow reads when it is imported
 
     with translating(uri):
-        if path.exists():
-            client.update_run(path.read_text(), status="RUNNING")
-            return path.read_text()
+        run_id = path.read_text() if path.exists() else ""  # an earlier one may have been killed while it wrote
+        if run_id and find_run(client, run_id) is not None:
+            client.update_run(run_id, status="RUNNING")
+            return run_id
         experiment_id = find_or_create_experiment(client, uri, experiment)
         tags = {"mlflow.source.name": "convoy sweep", "mlflow.source.type": "LOCAL"}
         run = client.create_run(experiment_id, tags=tags, run_name=name)

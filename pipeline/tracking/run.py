@@ -43,7 +43,7 @@ class _Record(pydantic.BaseModel):
 
     @classmethod
     def read(cls, path: Path) -> Self | None:
-        """None where there is no whole record: the store is then asked."""
+        """None where there is no whole record."""
         try:
             return cls.model_validate_json(path.read_bytes())
         except (FileNotFoundError, pydantic.ValidationError):
@@ -88,6 +88,17 @@ def is_published(folder: Path) -> bool:
     """Whether the store has the whole history and the final status of the run in `folder`."""
     record, sent = RunRecord.read(folder / RUN_FILE), SentRecord.read(folder / SENT_FILE)
     return record is not None and sent is not None and sent.status == record.status != "RUNNING"
+
+
+def is_finished_in(folder: Path, uri: str, experiment: str) -> bool:
+    """Whether this store, named without credentials, has the whole history of the run in `folder`, in this experiment
+    and as FINISHED."""
+    record = RunRecord.read(folder / RUN_FILE)
+    return (
+        record is not None
+        and (record.uri, record.experiment, record.status) == (uri, experiment, "FINISHED")
+        and is_published(folder)
+    )
 
 
 def next_attempt(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.tracking import spool
 from pipeline.tracking.run import FILES_FOLDER, RUN_FILE, SENT_FILE, SPOOL_FILE, RunRecord, SentRecord, Status
-from pipeline.tracking.store import connect, find_or_create_experiment
+from pipeline.tracking.store import connect, find_or_create_experiment, find_run
 
 if TYPE_CHECKING:
     import mlflow
@@ -84,16 +84,8 @@ class Sender:
 
     def _find(self, client: "mlflow.MlflowClient") -> "mlflow.entities.Run | None":
         """The run of an earlier attempt, unless somebody deleted it."""
-        import mlflow.exceptions
-
         if self.record.run_id is not None:
-            try:
-                run = client.get_run(self.record.run_id)
-            except mlflow.exceptions.MlflowException as exc:
-                if exc.error_code != "RESOURCE_DOES_NOT_EXIST":
-                    raise
-                return None
-            return run if run.info.lifecycle_stage == "active" else None
+            return find_run(client, self.record.run_id)
         experiment = client.get_experiment_by_name(self.record.experiment)
         if experiment is None:
             return None
@@ -108,7 +100,7 @@ class Sender:
         params = {key: _shorten(value, MAX_PARAM_CHARS) for key, value in self.record.params.items()}
         tags = PAGE_TAGS | self.record.tags | {"attempts": str(self.record.attempts)}
         for key, value in params.items():
-            if run.data.params.get(key, value) != value:
+            if run.data.params.get(key, value) != value or f"changed.{key}" in run.data.tags:  # it may change back
                 tags[f"changed.{key}"] = value
         missing = [Param(key, value) for key, value in params.items() if key not in run.data.params]
         for start in range(0, len(missing), MAX_PARAMS_PER_BATCH):

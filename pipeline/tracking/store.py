@@ -3,6 +3,7 @@
 Everything that talks to MLflow is handed the client that `connect` returns.
 """
 
+import errno
 import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,13 +15,14 @@ from pipeline.tracking import address, environment
 
 if TYPE_CHECKING:
     import mlflow
+    import mlflow.entities
 
 PAGE_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 """Has MLflow 3 show an experiment with the pages for training, not those for language models."""
 
 
 def connect(uri: str) -> "mlflow.MlflowClient":
-    """A client of the store at a resolved address; a sqlite store is made or migrated when it needs to be.
+    """A client of the store at a resolved address; a sqlite store that is not there is made.
 
     Raises TrackingError when the store cannot be opened; a server is not contacted yet.
     """
@@ -75,6 +77,23 @@ def find_or_create_experiment(client: "mlflow.MlflowClient", uri: str, name: str
     raise TrackingError(f"The MLflow experiment {name!r} appears and vanishes; is somebody deleting it? Try again.")
 
 
+def find_run(client: "mlflow.MlflowClient", run_id: str) -> "mlflow.entities.Run | None":
+    """None where the store does not have it, or somebody deleted it."""
+    import mlflow.exceptions
+
+    try:
+        run = client.get_run(run_id)
+    except mlflow.exceptions.MlflowException as exc:
+        if exc.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return None
+    return run if run.info.lifecycle_stage == "active" else None
+
+
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+"""Of a folder of this machine, which MLflow copies files to and from."""
+
+
 @contextmanager
 def translating(uri: str) -> Iterator[None]:
     """Whatever MLflow, its database or its HTTP client raises comes out as one TrackingError."""
@@ -91,8 +110,9 @@ def translating(uri: str) -> Iterator[None]:
         OSError,
     ) as exc:
         first_line = next((line for line in str(exc).splitlines() if line.strip()), type(exc).__name__)
+        is_disk = isinstance(exc, OSError) and exc.errno in DISK_ERRORS
+        remedy = "check tracking.uri (or MLFLOW_TRACKING_URI) and that the store is up"
         raise TrackingError(
             f"The MLflow store {address.strip_credentials(uri)} cannot be used: "
-            f"{address.strip_credentials_in(first_line, uri)[:500]}; "
-            "check tracking.uri (or MLFLOW_TRACKING_URI) and that the store is up."
+            f"{address.strip_credentials_in(first_line, uri)[:500]}; {'free or mend that disk' if is_disk else remedy}."
         ) from exc

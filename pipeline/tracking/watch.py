@@ -39,7 +39,8 @@ class Watch:
         self._committed, self._on_committed = committed, on_committed
         self._console = console
         self._position = Position()
-        self._shown_step = 0
+        self._shown = (0, False)
+        """Step, and whether with its score."""
         self._notices_offset = notices.stat().st_size if notices.exists() else 0
         self._figures = {"train/loss": float("nan"), "train/images_per_second": 0.0}
         self._ended = threading.Event()
@@ -93,9 +94,9 @@ class Watch:
     def _show(self, line: Line) -> None:
         self._figures |= line.metrics
         score = next((name for name in SCORES if f"val/{name}" in line.metrics), None)
-        if line.step < self._shown_step or (line.step == self._shown_step and score is None):
+        if (line.step, score is not None) <= self._shown:
             return  # told before a restart
-        self._shown_step = line.step
+        self._shown = (line.step, score is not None)
         text = (
             f"epoch {line.epoch}/{self._num_epochs} step {line.step}/{self._num_steps} | "
             f"loss {self._figures['train/loss']:.4f} | {self._figures['train/images_per_second']:,.0f} img/s"

@@ -65,6 +65,8 @@ class Trial:
             group["lr"] = lr * group["lr_scale"]
         images_BCHW = objective.normalize(batch.images_BCHW.to(self.device), self._mean_C, self._std_C)
         precision = AUTOCAST.get(self._task.training.precision)
+        if precision and self.device.type == "cpu":  # as in a run
+            precision = torch.bfloat16
         with torch.autocast(self.device.type, precision) if precision else contextlib.nullcontext():
             logits_BK = self.network(images_BCHW)
         loss = self._loss(logits_BK, batch.labels_B.to(self.device))

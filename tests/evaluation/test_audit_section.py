@@ -32,3 +32,8 @@ def test_images_that_are_findings_alone_stand_in_one_row():
 def test_a_finding_without_pictures_has_no_row_of_them():
     [row] = found_rows(audit_with(rare_classes=(3, 9)), NO_PICTURES)
     assert (row.groups, row.num_more) == ([], 0)
+
+
+def test_rare_classes_are_counted_as_classes_whatever_their_images():
+    [row] = found_rows(audit_with(rare_classes=(3, 3)), NO_PICTURES)
+    assert (row.num_groups, row.num_images) == (3, 3)

@@ -45,6 +45,15 @@ def test_a_curve_goes_where_its_numbers_go():
     assert (y1, y3) == (figures.TOP, figures.HEIGHT - figures.BOTTOM)
 
 
+@pytest.mark.parametrize("value", [1.0, 0.5, 0.0])
+def test_a_share_that_never_changes_lies_between_none_and_all(value):
+    svg = figures.curves("Top-1", {"validation": ([1, 2], [value, value])}, x_label="epoch", percent=True)
+    ticks = [text.text for text in ElementTree.fromstring(svg).iter("text") if "%" in (text.text or "")]
+    assert (ticks[0], ticks[-1]) == ("0 %", "100 %")
+    ((_, y), _) = points(svg)[0]
+    assert y == pytest.approx(figures.TOP + (1 - value) * (figures.HEIGHT - figures.BOTTOM - figures.TOP), abs=0.02)
+
+
 def test_labels_at_the_ends_never_touch():
     svg = figures.curves("Loss", {"training": ([1, 2], [1, 0.5]), "validation": ([1, 2], [1, 0.5])}, x_label="epoch")
     ends = [float(g.find("text").get("y")) for g in ElementTree.fromstring(svg).iter("g")]

@@ -148,6 +148,13 @@ def test_the_same_evaluation_gives_the_same_bytes(evaluated, tmp_path):
     assert len(pages) == len(files) == 1
 
 
+def test_no_folder_of_this_machine_is_on_the_page(evaluated):
+    case = evaluated(*confused(2, 20))
+    text = render(replace(case, run=case.run.model_copy(update={"tracking_uri": "sqlite:////home/jane/it/mlflow.db"})))
+    assert "jane" not in text
+    assert "sqlite:///mlflow.db" in text
+
+
 def test_up_to_thirty_classes_have_labelled_cells_and_more_a_picture(evaluated):
     thirty, more = (render(evaluated(*confused(n, 200))) for n in (30, 31))
     assert Page(thirty).count("rect", **{"class": "cell"}) == 900

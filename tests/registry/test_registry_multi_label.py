@@ -91,7 +91,7 @@ def uri(tmp_path_factory):
     return resolve(None, tmp_path_factory.mktemp("a store"))
 
 
-def enter(uri, folder, probabilities_NK, labels, mean_ap, seed):
+def enter(uri, folder, probabilities_NK, labels, mean_ap, seed, model="shapes"):
     """Registers a model with its own run and table; all fields of its figures are `mean_ap`."""
     client = store.connect(uri)
     experiment_id = store.find_or_create_experiment(client, uri, "convoy")
@@ -113,7 +113,7 @@ def enter(uri, folder, probabilities_NK, labels, mean_ap, seed):
     read = read_metrics(folder / "report" / "metrics.json")
     assert read == metrics
     return register(
-        client, uri, experiment_id, folder / "model", "shapes", threshold, run, read, [folder / "report"], predictions
+        client, uri, experiment_id, folder / "model", model, threshold, run, read, [folder / "report"], predictions
     )
 
 
@@ -144,6 +144,19 @@ def test_a_challenger_is_held_back_when_it_is_worse_beyond_chance(uri, tmp_path,
     assert (float(tags["mean_ap"]), "top1" in tags) == (0.9499, False)
     figures = client.get_run(alike.run_id).data.metrics
     assert (figures["test/mean_ap"], figures["test/exact_match"]) == (0.9499, 0.9499)
+
+
+def test_a_champion_whose_table_is_damaged_is_compared_by_its_figure(uri, tmp_path, case):
+    good_NK, _, labels = case
+    model = "damaged"
+    enter(uri, tmp_path / "1", good_NK, labels, 0.9, seed=4, model=model)
+    client = store.connect(uri)
+    champion = client.get_model_version_by_alias(model, "champion")
+    (tmp_path / "predictions.parquet").write_bytes(b"PAR1 cut short")
+    client.log_artifact(champion.run_id, str(tmp_path / "predictions.parquet"), "report")
+    better = enter(uri, tmp_path / "2", good_NK, labels, 0.95, seed=5, model=model)
+    assert better.alias == "champion"
+    assert "bootstrap" not in better.reasons[1]
 
 
 def test_metrics_of_either_kind_are_known_by_the_file(tmp_path):

@@ -89,6 +89,12 @@ def test_the_same_weights_again_change_nothing(client, name, enter, models, fini
     assert len(client.get_run(finished_run).outputs.model_outputs) == 1
 
 
+def test_a_lower_figure_of_a_corrected_evaluation_is_the_one_that_is_shown(client, enter, models, finished_run):
+    for top1 in (0.95, 0.92, 0.92):
+        enter(models[0], top1, finished_run)
+    assert client.get_run(finished_run).data.metrics["test/top1"] == 0.92
+
+
 def test_a_kill_between_logging_and_version_leaves_no_second_model(
     client, name, enter, models, finished_run, monkeypatch
 ):

@@ -169,7 +169,9 @@ def test_git_and_dvc(folder, repository, monkeypatch):
     ("given", "state", "found"),
     [
         ("demo", "ok", "demo"),
-        ("s3://bucket/photos", "mend", "s3://bucket/photos is an address"),
+        ("s3://bucket/photos", "look", "s3://bucket/photos; not looked at here"),
+        ("tars/*.tar", "ok", "tars/*.tar"),
+        ("tars/train-*.tar", "mend", "No such file"),
         ("absent", "mend", "absent: No such file or directory"),
         ("empty", "mend", "empty is empty"),
         ("photos", "ok", "photos"),
@@ -181,6 +183,8 @@ def test_the_source(folder, sections, given, state, found):
     (folder / "empty").mkdir()
     (folder / "photos" / "cat").mkdir(parents=True)
     (folder / "table.csv").touch()
+    (folder / "tars").mkdir()
+    (folder / "tars" / "0.tar").touch()
     finding = doctor.source(changed(sections["data"], source=given))
     assert finding.state == state
     assert found in finding.found
@@ -203,14 +207,13 @@ def test_a_ray_cluster(sections, scheme):
     assert f"{address} does not answer" in doctor.ray(cluster).found
 
 
-@pytest.mark.parametrize("address", ["host-without-port", "host:no-number"])
+@pytest.mark.parametrize("address", ["host-without-port", "host:no-number", "auto"])
 def test_an_address_that_is_none(sections, address):
     assert doctor.ray(changed(sections["cluster"], address=address)).state == "mend"
 
 
 def test_no_cluster(sections):
     assert doctor.ray(sections["cluster"]).found == "started on this machine"
-    assert doctor.ray(changed(sections["cluster"], address="auto")).state == "look"
     assert doctor.ray(changed(sections["cluster"], num_workers=0)).found == "no Ray: training in one process"
 
 

@@ -9,6 +9,7 @@ import projects
 import pytest
 from train_commands import wait_until
 
+from pipeline.stages import repro as repro_stage
 from pipeline.stages.interrupt import PARENT_GONE, stopping_gently
 
 
@@ -79,6 +80,12 @@ def repro(tmp_path):
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+@pytest.mark.parametrize(("of_dvc", "code"), [(0, 0), (255, 1), (2, 2)])
+def test_what_a_stage_could_not_do_is_exit_code_1(tmp_path, of_dvc, code):
+    command = [sys.executable, "-c", f"raise SystemExit({of_dvc})"]
+    assert repro_stage._run(command, tmp_path, dict(os.environ)) == code
 
 
 def test_ctrl_c_leaves_dvc_and_its_stage_the_time_they_need(repro, tmp_path):

@@ -52,6 +52,12 @@ def test_a_finished_run_without_checkpoints_is_sent_whole(runs):
     make("begun")
     assert send_all(root, uri, lambda text: None) == 3
     assert steps_by_run(uri) == {"finished": [1, 2, 3, 4], "unfinished": [1, 2], "begun": []}
+    client = store.connect(uri)
+    pages = client.search_runs([client.get_experiment_by_name("convoy").experiment_id])
+    assert {page.info.run_name: page.info.status for page in pages} == {
+        "finished": "FINISHED", "unfinished": "KILLED", "begun": "KILLED",
+    }  # fmt: skip
+    assert {page.data.tags.get("ending") for page in pages} == {RESULT.ending, None}
     assert all(map(is_published, root.iterdir()))
     assert send_all(root, uri, lambda text: None) == 0
 

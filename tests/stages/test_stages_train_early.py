@@ -77,3 +77,20 @@ def test_a_plan_says_that_its_time_is_the_longest(project, capsys, monkeypatch):
     layout.PARAMS.write_text(yaml.safe_dump(content, sort_keys=False))
     plan(as_json=True)
     assert json.loads(capsys.readouterr().out)["patience_epochs"] is None
+
+
+def test_a_run_that_is_done_is_sent_to_the_store_that_is_named_now(project, tmp_path, monkeypatch):
+    from pipeline.tracking import store
+
+    train(**params.read(layout.PARAMS, sections_of_task()))
+    before = Run.read(layout.RUN, made_by="train")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'other.db'}")
+    for _ in range(2):
+        train(**params.read(layout.PARAMS, sections_of_task()))
+        run = Run.read(layout.RUN, made_by="train")
+        assert run.tracking_uri == f"sqlite:///{tmp_path / 'other.db'}" != before.tracking_uri
+        client = store.connect(run.tracking_uri)
+        (page,) = client.search_runs([client.get_experiment_by_name("convoy").experiment_id])
+        assert (page.info.run_id, page.info.status) == (run.run_id, "FINISHED")
+        assert len(client.get_metric_history(run.run_id, "train/loss")) == run.num_steps
+        assert page.data.tags["ending"] == before.ending

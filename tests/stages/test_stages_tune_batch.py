@@ -6,8 +6,12 @@ import shutil
 import projects
 import pytest
 import shard_sets
+import torch
 
+from pipeline.loading.read import SplitReader
+from pipeline.stages.trial import task_with
 from pipeline.stages.tune_batch import tune_batch
+from pipeline.training.trial import Trial
 
 
 @pytest.fixture
@@ -45,3 +49,12 @@ def test_a_multi_label_set_is_measured_as_well(project, capsys):
     tune_batch(16, as_json=True)
     said = json.loads(capsys.readouterr().out)
     assert [each["batch_size_per_rank"] for each in said["measured"]] == [8, 16]
+
+
+def test_half_precision_is_what_a_run_on_a_cpu_makes_of_it(project):
+    task, seen = task_with({"training.precision": "fp16"}), []
+    reader = SplitReader(task.index_path, "train")
+    trial = Trial(task, reader)
+    trial.network.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    trial.step(next(trial.batches()), lr=0.01)
+    assert seen == [torch.bfloat16]

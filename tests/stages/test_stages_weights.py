@@ -1,5 +1,7 @@
 """What model.weights names becomes a local file, and a run is named after its bytes."""
 
+import json
+import multiprocessing
 import shutil
 
 import projects
@@ -99,3 +101,36 @@ def test_a_run_is_not_named_after_the_place_of_its_weights():
     model = params.read(projects.REPOSITORY / "params.yaml")["model"]
     named = [params.for_fingerprint(model.model_copy(update={"weights": text})) for text in ("models:/a@b", "/c")]
     assert named[0] == named[1]
+
+
+def fetch_often(root, number, barrier):
+    """In a process of its own: notes many addresses, one after the other."""
+    from pipeline.registry import fetch
+
+    fetch.fetch = lambda uri, address, folder: f"{number}"
+    tracking = params.read(projects.REPOSITORY / "params.yaml")["tracking"]
+    barrier.wait()
+    for each in range(50):
+        weights._fetch(f"models:/{number}-{each}/1", tracking, root, root / "weights")
+
+
+def test_trials_that_look_at_once_lose_nothing_of_what_was_noted(tmp_path):
+    context = multiprocessing.get_context("fork")
+    store.connect(resolve(None, tmp_path))
+    (tmp_path / "weights").mkdir()
+    barrier = context.Barrier(2)
+    processes = [context.Process(target=fetch_often, args=(tmp_path, number, barrier)) for number in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert len(json.loads((tmp_path / "weights" / weights.ADDRESSES).read_text())) == 100
+
+
+def test_a_damaged_note_is_no_note(exported, tmp_path):
+    register(exported, tmp_path)
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / weights.ADDRESSES).write_text("{")
+    assert find("models:/photos@champion", tmp_path).classes == tuple(CLASSES)
+    assert len(json.loads((tmp_path / "weights" / weights.ADDRESSES).read_text())) == 1

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from pipeline.tracking import environment
-from pipeline.tracking.run import RUN_FILE, Dataset, RunRecord, SentRecord, next_attempt
+from pipeline.tracking.run import RUN_FILE, SENT_FILE, Dataset, RunRecord, SentRecord, is_finished_in, next_attempt
 
 DATA = Dataset(name="demo", digest="d" * 64, class_counts={"o": 1})
 URI = "http://127.0.0.1:5000"
@@ -27,6 +27,23 @@ def test_the_next_attempt_continues_the_run(tmp_path):
 def test_another_store_gets_another_run(tmp_path):
     attempt(tmp_path).model_copy(update={"run_id": "abc"}).write(tmp_path / RUN_FILE)
     assert attempt(tmp_path, uri="http://127.0.0.1:6000").run_id is None
+
+
+@pytest.mark.parametrize(
+    ("status", "sent", "uri", "experiment", "is_finished"),
+    [
+        ("FINISHED", "FINISHED", URI, "convoy", True),
+        ("KILLED", "KILLED", URI, "convoy", False),
+        ("FINISHED", "RUNNING", URI, "convoy", False),
+        ("FINISHED", "FINISHED", "http://127.0.0.1:6000", "convoy", False),
+        ("FINISHED", "FINISHED", URI, "another", False),
+    ],
+)
+def test_a_run_is_finished_where_it_was_sent_to_its_end(tmp_path, status, sent, uri, experiment, is_finished):
+    assert not is_finished_in(tmp_path, uri, experiment)
+    attempt(tmp_path).model_copy(update={"status": status}).write(tmp_path / RUN_FILE)
+    SentRecord(run_id="abc", status=sent).write(tmp_path / SENT_FILE)
+    assert is_finished_in(tmp_path, uri, experiment) == is_finished
 
 
 @pytest.mark.parametrize("content", ["", "{", '{"run_id": 5}', "[]"])

@@ -1,5 +1,7 @@
 """A tracker on a real sqlite store: one run, each (key, step) once, a true status, whatever was killed in between."""
 
+import errno
+import os
 import signal
 import subprocess
 import sys
@@ -185,6 +187,13 @@ def test_a_param_of_a_later_attempt_is_a_tag(client, start):
     assert data.tags["changed.cluster.num_workers"] == "1"
 
 
+def test_a_param_that_changes_back_is_not_told_as_changed_to_what_it_was(client, start):
+    for ledger in ("digest", "full", "digest"):
+        tracker = start({"training.ledger": ledger})
+        tracker.finish("KILLED", 30)
+    assert client.get_run(tracker.run_id).data.tags["changed.training.ledger"] == "digest"
+
+
 def test_a_defect_in_the_sender_costs_the_curves_only(start, tmp_path, monkeypatch, caplog):
     tracker = start()
     train(tmp_path, range(3))
@@ -212,6 +221,13 @@ def test_a_file_that_is_no_store_is_named(tmp_path):
     (tmp_path / "mlflow.db").write_text("not a database, but long enough to be looked at as if it were one" * 20)
     with pytest.raises(TrackingError, match=r"mlflow\.db cannot be used: .*check tracking\.uri"):
         store.connect(f"sqlite:///{tmp_path}/mlflow.db")
+
+
+def test_a_full_disk_of_this_machine_is_not_blamed_on_the_store(uri):
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/tmp/model")
+    message = r"No space left on device: '/tmp/model'; free or mend that disk\."
+    with pytest.raises(TrackingError, match=message), store.translating(uri):
+        raise full
 
 
 @pytest.mark.slow

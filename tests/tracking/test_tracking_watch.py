@@ -48,3 +48,15 @@ def test_the_live_line_ends_where_patience_does(watch, tmp_path):
         spool.append(6, figures(2), epoch=3)
         seen._look()
         assert (task.completed, task.total, task.finished) == (6, 6, True)
+
+
+def test_an_epoch_that_was_done_again_is_told_once(watch, tmp_path):
+    seen, terminal = watch(None)
+    with seen:
+        spool = Spool(tmp_path / "spool")
+        for step in (3, 4):
+            spool.append(step, {"train/loss": 1.0}, epoch=2)
+        spool.append(4, figures(0), epoch=2)
+        spool.append(4, {"train/loss": 1.0}, epoch=2)
+        spool.append(4, figures(0), epoch=2)
+    assert terminal.getvalue().count("epoch 2/5 step 4/10 | ") == 1
