@@ -3,6 +3,8 @@
 A stage's function names the sections it reads as its arguments; `read` returns exactly those.
 """
 
+import difflib
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -49,6 +51,15 @@ __all__ = [
     "parse",
     "read",
 ]
+
+
+class _Loader(yaml.SafeLoader):
+    """Takes 3e-3 for a number, as YAML 1.2 and DVC do; PyYAML's 1.1 wants 3.0e-3."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+"), list("-+0123456789")
+)
 
 
 class Params(Section):
@@ -177,9 +188,11 @@ def read(path: Path, sections: Iterable[str] | None = None) -> dict[str, Section
 def parse(text: str, path: Path, sections: Iterable[str] | None = None) -> dict[str, Section]:
     """As `read`, of a text; `path` is for messages."""
     try:
-        content = yaml.safe_load(text)
+        content = yaml.load(text, _Loader)
     except yaml.YAMLError as exc:
-        raise ParamsError(f"{path} is not YAML: {exc}") from exc
+        mark, problem = getattr(exc, "problem_mark", None), getattr(exc, "problem", None) or exc
+        line = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise ParamsError(f"{path}{line} is not YAML: {problem}; look at indentation and quotes there.") from exc
     if not isinstance(content, dict):
         raise ParamsError(
             f"{path} must hold sections ({', '.join(Params.model_fields)}), not {type(content).__name__}."
@@ -213,11 +226,13 @@ def _explain(error: dict) -> str:
     for part in error["loc"][:-1]:
         field = parent.model_fields.get(part) if isinstance(parent, type) and issubclass(parent, Section) else None
         parent = field.annotation if field is not None else None
-    valid = ", ".join(parent.model_fields) if isinstance(parent, type) and issubclass(parent, Section) else ""
+    keys = list(parent.model_fields) if isinstance(parent, type) and issubclass(parent, Section) else []
+    valid = ", ".join(keys)
     if error["type"] == "extra_forbidden":
-        return f"{where} is not a key; the valid ones are {valid}."
+        near = difflib.get_close_matches(str(error["loc"][-1]), keys, n=1)
+        return f"{where} is not a key; {f'did you mean {near[0]}? ' if near else ''}the valid ones are {valid}."
     if error["type"] == "missing":
-        return f"{where} is missing; this section has {valid}."
+        return f"{where} is missing; {'this section has' if len(error['loc']) > 1 else 'the sections are'} {valid}."
     if error["type"] == "value_error":
         return f"{where + ': ' if where else ''}{error['ctx']['error']}."
     return f"{where}={error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}."

@@ -13,7 +13,7 @@ import jinja2
 import pyarrow as pa
 from markupsafe import Markup
 
-from pipeline.artifacts import SPLITS, Index, Run
+from pipeline.artifacts import SCORES, SPLITS, Index, Run
 from pipeline.evaluation import figures, heatmap, verdict
 from pipeline.evaluation.audited import absent_names, found_rows
 from pipeline.evaluation.calibrate import reliability
@@ -219,4 +219,4 @@ def _facts(run: Run, metrics: Metrics | MultiLabelMetrics) -> dict[str, str]:
         "Data digest": metrics.index_digest,
         "Weights sha256": metrics.weights_sha256,
     }
-    return facts | {f"Validation {name}": f"{value:.4f}" for name, value in run.validation.items()}
+    return facts | {f"Validation {SCORES.get(name, name)}": f"{value:.4f}" for name, value in run.validation.items()}

@@ -36,6 +36,10 @@ class Savings(NamedTuple):
     num_shards: int
     num_shards_after: int
 
+    @property
+    def is_nothing(self) -> bool:
+        return not self.num_tombstones and self.num_shards == self.num_shards_after
+
 
 class CompactWork(NamedTuple):
     """A task of a worker process: a shard to write, from rows of tars that are there."""
@@ -54,7 +58,7 @@ class CompactWork(NamedTuple):
 
 
 def find_savings(index_path: Path) -> Savings:
-    """Raises ArtifactError when there is nothing to save, or when it is not known how the set was made."""
+    """Raises ArtifactError for shards that lie elsewhere, and when it is not known how the set was made."""
     index = Index.read(index_path, made_by="shard")
     shards = all_shards(index.splits)
     if index.location is not None:
@@ -71,18 +75,12 @@ def find_savings(index_path: Path) -> Savings:
     for shard in shards:
         num_live[part_of(shard.name)] += shard.num_samples
     num_after = sum(math.ceil(number / index.made_with["samples_per_shard"]) for number in num_live.values())
-    savings = Savings(
+    return Savings(
         sum(len(shard.tombstones) for shard in shards),
         sum(_tombstone_bytes(index_path, shard) for shard in shards if shard.tombstones),
         len(shards),
         num_after,
     )
-    if not savings.num_tombstones and savings.num_shards == num_after:
-        raise ArtifactError(
-            f"{index_path.parent} has nothing to compact: none of its {len(shards)} shards holds tombstones, and fewer "
-            f"cannot hold its samples at shards.samples_per_shard={index.made_with['samples_per_shard']}."
-        )
-    return savings
 
 
 def compact_shard_set(index_path: Path, folder: Path, num_workers: int | None, progress: Progress) -> Index:

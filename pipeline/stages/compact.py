@@ -13,6 +13,12 @@ def compact(dry_run: bool) -> None:
 
     console = Console(highlight=False, soft_wrap=True)
     savings = find_savings(layout.INDEX)
+    if savings.is_nothing:
+        console.print(
+            f"{layout.SHARDS} has nothing to compact: none of its {savings.num_shards:,} shards holds tombstones, and "
+            "fewer cannot hold its samples"
+        )
+        return
     console.print(
         f"[bold]{savings.num_tombstones:,} tombstones[/] take {savings.num_bytes / 1e6:,.1f} MB; "
         f"{savings.num_shards:,} shards can be {savings.num_shards_after:,}"

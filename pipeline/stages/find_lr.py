@@ -49,9 +49,11 @@ def find_lr(lowest: float, highest: float, num_steps: int, as_json: bool) -> Non
             "`convoy browse`."
         )
         return
+    is_open = finding.lowest == tried[-1].lr
     print(
-        f"The loss is lowest at {finding.lowest:.2g}; a tenth of that teaches fast and leaves room.\n"
-        f"Try optimizer.lr: {finding.suggested:.2g} (now {task.optimizer.lr:g})."
+        f"The loss falls fastest at {finding.steepest:.2g} and is lowest at {finding.lowest:.2g}"
+        + (", the highest rate of all: none was too high, so that the lowest says little.\n" if is_open else ".\n")
+        + f"Try optimizer.lr: {finding.suggested:.2g} (now {task.optimizer.lr:g})."
     )
 
 

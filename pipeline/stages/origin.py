@@ -49,7 +49,9 @@ def _git_tags() -> dict[str, str]:
     commit = _git("rev-parse", "HEAD").decode().strip()
     if not commit:
         return {}
-    return {"mlflow.source.git.commit": commit, "git_dirty": str(bool(_git("status", "--porcelain"))).lower()}
+    # dvc.lock is what the stages before this one left, and no difference in what they were told.
+    differs = bool(_git("status", "--porcelain", "--", ".", f":!{layout.DVC_LOCK}"))
+    return {"mlflow.source.git.commit": commit, "git_dirty": str(differs).lower()}
 
 
 def _dvc_tags() -> dict[str, str]:

@@ -185,14 +185,14 @@ def _rows(figures: dict) -> list[tuple[str, str, str]]:
         ),
         ("samples a step", f"{figures['batch_size_per_rank'] * figures['num_ranks']:,}", _ranks(figures)),
         (
-            "shards",
+            "shards to train on",
             f"{figures['num_shards']:,}, {size_text(figures['shard_bytes'])}",
             f"{_span(figures['shards_per_lane'])} a lane, {_span(figures['shards_per_rank'])} a rank",
         ),
         (
             "memory of a rank",
             size_text(memory["total"]),
-            f"{parts}; {size_text(figures['free_memory_bytes'])} free here",
+            f"{parts}; beside its process, a gigabyte or so; {size_text(figures['free_memory_bytes'])} free here",
         ),
         (
             "disk of the run",

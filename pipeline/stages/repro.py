@@ -34,6 +34,7 @@ def repro(cluster: params.Cluster) -> int:
 
 def _run(command: list[str], workspace: Path, environment: dict[str, str]) -> int:
     """The exit code. dvc outlives Ctrl-C, which its stage hears, too: that has a checkpoint to write."""
+    sys.stdout.flush()  # what was said before dvc says something stands before it, in a file too
     dvc, was_interrupted = subprocess.Popen(command, cwd=workspace, env=environment), False
     while True:
         try:

@@ -107,7 +107,13 @@ def _tell(built: "Built") -> None:
 
     by_split = ", ".join(f"{count:,} {name}" for name, count in built.audit.samples_by_split.items())
     console = Console(highlight=False, soft_wrap=True)
-    console.print(f"[bold]{built.audit.num_samples:,} samples[/] ({by_split}), {len(built.rejects):,} rejects")
+    num_rejects = len(built.rejects)
+    console.print(
+        f"[bold]{built.audit.num_samples:,} samples[/] ({by_split}), {num_rejects:,} reject{'s' * (num_rejects != 1)}"
+    )
+    if built.rejects:
+        first = built.rejects[0]
+        console.print(f"rejects: such as {escape(f'{first.path} ({first.reason})')}; see {layout.REJECTS}")
     if built.why_anew:
         console.print(f"all shards were written anew: {escape(built.why_anew)}")
     elif built.index.generation:

@@ -175,7 +175,7 @@ def _print_table(outcomes: "list[Outcome]", best: "Outcome", figure: str, consol
 
     table = Table(box=None, header_style="bold")
     for name in ("trial", *best.values, "epochs", figure):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", overflow="fold")
     order = sorted(range(len(outcomes)), key=lambda n: (outcomes[n].num_epochs, outcomes[n].score or 0.0), reverse=True)
     for number in order:
         each = outcomes[number]

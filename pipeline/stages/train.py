@@ -1,6 +1,7 @@
 """train: data/shards -> data/model, data/run.json, data/history.csv. The same inputs again resume, or are done."""
 
 import csv
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -47,7 +48,7 @@ def train(
         with lock(run.path / ".lock"):
             write_plan(task, index)
             if not is_done(run):
-                _run_to_the_end(task, index, cluster, open_tracker(task, index, tracking, root), console)
+                _run_to_the_end(task, index, cluster, partial(open_tracker, task, index, tracking, root), console)
             elif not is_finished_in(run.path, store, tracking.experiment):
                 finish(open_tracker(task, index, tracking, root), "FINISHED", run, console)
             result = read_result(run)
@@ -73,7 +74,7 @@ def train_one_rank(task: "Task", rank: int, world_size: int, device: str) -> Non
 
 
 def _run_to_the_end(
-    task: "Task", index: Index, cluster: params.Cluster, tracker: "Tracker", console: "Console"
+    task: "Task", index: Index, cluster: params.Cluster, open_page: Callable[[], "Tracker"], console: "Console"
 ) -> None:
     from pipeline.launch import local
     from pipeline.launch import ray as ray_launch
@@ -83,6 +84,7 @@ def _run_to_the_end(
 
     kept = subset_counts(index.splits["train"], task.loading.subset_fraction, multi_label=index.multi_label)
     steps_per_epoch = num_steps_per_epoch(sum(map(sum, kept)), task.loading.global_batch_size, task.loading.lanes)
+    tracker = open_page()  # not before: what is refused leaves no page
     watch = Watch(
         task.run.spool,
         task.run.notices,

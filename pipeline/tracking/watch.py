@@ -13,6 +13,9 @@ from pipeline.tracking.spool import Line, Position, read
 
 POLL_SECONDS = 0.5
 
+NARROW_COLUMNS = 120
+"""A terminal of no more has no room for a bar beside the figures and the times."""
+
 
 class Watch:
     """Follows a spool and a file of notices until its block ends; one live line on a terminal, plain lines elsewhere.
@@ -47,7 +50,7 @@ class Watch:
         self._thread = threading.Thread(target=self._follow, name="convoy-watch", daemon=True)
         self._progress = Progress(
             TextColumn("[bold]train[/]"),
-            BarColumn(bar_width=30),
+            *([BarColumn(bar_width=30)] if console.width > NARROW_COLUMNS else []),
             TextColumn("{task.description}"),
             TimeElapsedColumn(),
             TextColumn("left" if patience_epochs is None else "left at most"),
@@ -101,6 +104,7 @@ class Watch:
             f"epoch {line.epoch}/{self._num_epochs} step {line.step}/{self._num_steps} | "
             f"loss {self._figures['train/loss']:.4f} | {self._figures['train/images_per_second']:,.0f} img/s"
         )
+        now = text.partition(" ")[2].partition(" ")[2]  # the live line has no room for the epoch
         if score is not None:
             text += f" | validation {SCORES[score]} {line.metrics[f'val/{score}']:.4f}"
             text += f" loss {line.metrics['val/loss']:.4f}"
@@ -110,4 +114,4 @@ class Watch:
                 if without_gain >= self._patience_epochs:
                     self._num_steps = line.step
             self.say(text)
-        self._progress.update(self._bar, completed=line.step, total=self._num_steps, description=text)
+        self._progress.update(self._bar, completed=line.step, total=self._num_steps, description=now)

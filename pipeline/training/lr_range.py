@@ -11,6 +11,9 @@ SMOOTHING = 0.95
 DIVERGED = 4.0
 """Times the best smoothed loss."""
 
+SPAN = 3.0
+"""From one rate to another, half an order of magnitude: over less than that a loss falls by chance."""
+
 
 @dataclass(frozen=True)
 class Tried:
@@ -27,9 +30,12 @@ class Finding:
     """What the test says of the learning rate."""
 
     suggested: float
-    """A tenth of the lowest's: the loss still falls fast, with room for what a warm start hides."""
+    """A tenth of the lowest's, with room for what a warm start hides, and no more than `steepest`: what is learnt in a
+    few steps goes on falling at rates that destroy what takes longer."""
     lowest: float
-    """Where the smoothed loss is lowest; above it training comes apart."""
+    """Where the smoothed loss is lowest; above it training comes apart, unless it is the highest that was tried."""
+    steepest: float
+    """Where the smoothed loss falls fastest over the logarithm of the rate."""
 
 
 def climb(step: Callable[[float], float], *, lowest: float, highest: float, num_steps: int) -> Iterator[Tried]:
@@ -59,4 +65,17 @@ def judge(tried: Sequence[Tried]) -> Finding | None:
         return None
     losses = [each.smoothed for each in tried]
     low = losses.index(min(losses))
-    return Finding(suggested=tried[low].lr / 10.0, lowest=tried[low].lr) if low else None
+    if not low:
+        return None
+    steepest = _steepest(tried[: low + 1])
+    return Finding(suggested=min(tried[low].lr / 10.0, steepest), lowest=tried[low].lr, steepest=steepest)
+
+
+def _steepest(falling: Sequence[Tried]) -> float:
+    """The middle of the SPAN of rates over which the loss falls most; of shorter ranges their whole."""
+    spans = []
+    for start in falling:
+        end = next((each for each in falling if each.lr >= start.lr * SPAN), falling[-1])
+        if end.lr > start.lr and (not spans or end.lr >= start.lr * SPAN):
+            spans.append((end.smoothed - start.smoothed, math.sqrt(start.lr * end.lr)))
+    return min(spans)[1]

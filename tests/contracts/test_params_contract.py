@@ -100,7 +100,8 @@ def test_missing_file(tmp_path):
 
 
 def test_not_yaml(message, tmp_path):
-    assert message("data: [").startswith("params.yaml is not YAML: ")
+    assert message("data: [").startswith("params.yaml, line 1, column 8 is not YAML: ")
+    assert message("data:\n  source: a\n   image: b").startswith("params.yaml, line 3, column 9 is not YAML: mapping")
     (tmp_path / "params.yaml").write_bytes(b"data: \xff\xfe")
     with pytest.raises(ParamsError, match="is not YAML: 'utf-8' codec can't decode"):
         params.read(tmp_path / "params.yaml")
@@ -115,14 +116,19 @@ def test_not_sections(message, text, kind):
 def test_wrong_key(message, content):
     content["shards"]["short_side"] = 256
     assert message(content) == (
-        "params.yaml has 1 problem:\n  shards.short_side is not a key; the valid ones are "
+        "params.yaml has 1 problem:\n  shards.short_side is not a key; did you mean short_side_px? the valid ones are "
         "short_side_px, jpeg_quality, samples_per_shard, destination, num_workers."
     )
 
 
 def test_wrong_section(message, content):
     content["shard"] = {}
-    assert "  shard is not a key; the valid ones are data, demo, split, " in message(content)
+    assert "  shard is not a key; did you mean shards? the valid ones are data, demo, split, " in message(content)
+
+
+@pytest.mark.parametrize(("text", "value"), [("3e-3", 3e-3), ("1E2", 100.0), ("-2.5e+1", -25.0), ("1e", "1e")])
+def test_a_number_with_an_exponent_needs_no_point(text, value):
+    assert yaml.load(text, params._Loader) == value
 
 
 def test_missing_key(message, content):
@@ -134,7 +140,7 @@ def test_missing_key(message, content):
 
 def test_missing_section(message, content):
     del content["audit"]
-    assert "  audit is missing; this section has data, demo, split, " in message(content)
+    assert "  audit is missing; the sections are data, demo, split, " in message(content)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +150,7 @@ def test_missing_section(message, content):
         ("training", "epochs", 2.0, "training.epochs=2.0: input should be a valid integer."),
         ("training", "epochs", True, "training.epochs=True: input should be a valid integer."),
         ("training", "epochs", 0, "training.epochs=0: input should be greater than or equal to 1."),
-        ("optimizer", "lr", "3e-3", "optimizer.lr='3e-3': input should be a valid number."),
+        ("optimizer", "lr", "fast", "optimizer.lr='fast': input should be a valid number."),
         ("optimizer", "name", "adam", "optimizer.name='adam': input should be 'adamw', 'sgd', 'lamb' or 'muon'."),
         ("augment", "horizontal_flip", "yes", "augment.horizontal_flip='yes': input should be a valid boolean."),
         ("audit", "max_rejected_fraction", 1.5, "audit.max_rejected_fraction=1.5: input should be less than or equal"),
@@ -169,6 +175,7 @@ def test_every_problem_is_named_at_once(message, content):
     said = message(content)
     assert said.startswith("params.yaml has 3 problems:")
     assert all(name in said for name in ("data.source is missing", "data.sorce is not a key", "training.epochs=None"))
+    assert "data.sorce is not a key; did you mean source?" in said
 
 
 def test_a_batch_that_its_lanes_do_not_divide(message, content):

@@ -71,9 +71,12 @@ def test_one_class_only(tmp_path, photos):
 @pytest.mark.parametrize(
     ("change", "wanted"),
     [
-        (("lanes: 1", "lane: 1"), ["loading.lane is not a key; the valid ones are global_batch_size, lanes"]),
+        (
+            ("lanes: 1", "lane: 1"),
+            ["loading.lane is not a key; did you mean lanes? the valid ones are global_batch_size, lanes"],
+        ),
         (("epochs: 1", "epochs: ten"), ["training.epochs='ten': input should be a valid integer"]),
-        (("lanes: 1", "lanes: [1"), ["params.yaml is not YAML"]),
+        (("lanes: 1", "lanes: [1"), ["params.yaml, line ", " is not YAML"]),
     ],
 )
 def test_params_with_a_mistake(tmp_path, change, wanted):

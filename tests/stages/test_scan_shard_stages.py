@@ -127,6 +127,16 @@ def test_duplicates_are_said(run, capsys):
     assert "contradictory_labels: 10 images in 5 groups" in out
 
 
+def test_rejects_are_said_with_one_of_them_and_where_all_are(run, capsys):
+    two_classes(Path("photos"))
+    run("scan", "shard", source="photos", validation_fraction=0.0)
+    assert "), 0 rejects\n" in capsys.readouterr().out
+    fill(Path("photos"), {"cat/bad.jpg": b"text"})
+    run("scan", "shard", source="photos", validation_fraction=0.0, max_rejected_fraction=0.05)
+    out = capsys.readouterr().out
+    assert "), 1 reject\nrejects: such as cat/bad.jpg (not_an_image); see data/rejects.jsonl\n" in out
+
+
 def test_too_many_rejects_stop_the_stage_but_can_be_looked_at(run):
     two_classes(Path("photos"))
     run("scan", "shard", source="photos", validation_fraction=0.0)

@@ -58,10 +58,15 @@ def test_what_it_suggests_is_what_the_losses_say(project, capsys, monkeypatch):
     monkeypatch.setattr(lr_range, "climb", lambda *_, **__: iter(tried))
     find_lr(1e-5, 1e-1, 5, as_json=False)
     said = capsys.readouterr().out
-    assert "The loss is lowest at 0.01; " in said
-    assert "Try optimizer.lr: 0.001 (now 0.003)." in said
+    assert "The loss falls fastest at 0.00032 and is lowest at 0.01.\n" in said
+    assert "Try optimizer.lr: 0.00032 (now 0.003)." in said
     find_lr(1e-5, 1e-1, 5, as_json=True)
-    assert json.loads(capsys.readouterr().out)["finding"] == {"suggested": pytest.approx(1e-3), "lowest": 1e-2}
+    assert json.loads(capsys.readouterr().out)["finding"] == {
+        "suggested": pytest.approx(10**-3.5), "steepest": pytest.approx(10**-3.5), "lowest": 1e-2,
+    }  # fmt: skip
+    tried.pop()
+    find_lr(1e-5, 1e-1, 5, as_json=False)
+    assert "lowest at 0.01, the highest rate of all: none was too high, so that the" in capsys.readouterr().out
 
 
 def test_each_step_has_a_batch_of_its_own(project, monkeypatch):
@@ -94,7 +99,7 @@ def test_the_chart_falls_where_the_loss_falls():
 def test_the_suggestion_is_marked_in_the_chart():
     losses = [2.0, 1.8, 1.0, 0.5]
     tried = [Tried(10.0**-n, loss, loss) for n, loss in zip(range(6, 2, -1), losses, strict=True)]
-    marked = chart(tried, Finding(suggested=1e-4, lowest=1e-3))
+    marked = chart(tried, Finding(suggested=1e-4, lowest=1e-3, steepest=1e-4))
     assert sum("┊" in line for line in marked) >= 10
     assert not any("┊" in line for line in chart(tried, None))
     assert chart([], None) == []

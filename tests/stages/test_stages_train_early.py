@@ -94,3 +94,14 @@ def test_a_run_that_is_done_is_sent_to_the_store_that_is_named_now(project, tmp_
         assert (page.info.run_id, page.info.status) == (run.run_id, "FINISHED")
         assert len(client.get_metric_history(run.run_id, "train/loss")) == run.num_steps
         assert page.data.tags["ending"] == before.ending
+
+
+def test_a_run_that_is_refused_leaves_no_page(project):
+    from pipeline.tracking import store
+
+    sections = params.read(layout.PARAMS, sections_of_task())
+    sections["loading"] = sections["loading"].model_copy(update={"global_batch_size": 64})
+    with pytest.raises(ParamsError, match=r"loading\.global_batch_size=64 is more than the 43 training samples"):
+        train(**sections)
+    client = store.connect(f"sqlite:///{project / 'mlflow.db'}")
+    assert client.get_experiment_by_name("convoy") is None

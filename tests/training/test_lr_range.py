@@ -34,9 +34,29 @@ def tried(losses):
     return [Tried(10.0**-number, loss, loss) for number, loss in zip(range(6, 0, -1), losses, strict=False)]
 
 
-def test_a_tenth_of_the_lowest_is_suggested():
+def test_the_lowest_and_where_the_loss_falls_fastest_are_found():
     finding = lr_range.judge(tried([2.0, 1.9, 1.2, 0.9, 0.8, 3.0]))
-    assert finding == lr_range.Finding(suggested=pytest.approx(1e-3), lowest=1e-2)
+    assert (finding.suggested, finding.lowest) == (pytest.approx(math.sqrt(1e-5 * 1e-4)), 1e-2)
+
+
+def test_a_tenth_of_the_lowest_is_suggested_where_the_loss_falls_fastest_above_it():
+    finding = lr_range.judge(tried([2.0, 1.9, 1.85, 1.8, 0.8, 3.0]))
+    assert (finding.suggested, finding.lowest) == (pytest.approx(1e-3), 1e-2)
+    assert finding.steepest == pytest.approx(math.sqrt(1e-3 * 1e-2))
+
+
+def test_no_more_is_suggested_than_where_the_loss_falls_fastest():
+    """As on a problem so easy that the loss goes on falling to the highest rate."""
+    finding = lr_range.judge(tried([2.0, 1.9, 1.0, 0.7, 0.6, 0.5]))
+    assert (finding.lowest, finding.steepest) == (pytest.approx(0.1), pytest.approx(math.sqrt(1e-5 * 1e-4)))
+    assert finding.suggested == finding.steepest
+
+
+def test_a_fall_between_two_near_rates_is_chance():
+    rates = [1e-3 * 1.2**number for number in range(12)]
+    losses = [2.0, 1.99, 1.6, 1.98, 1.97, 1.96, 1.8, 1.6, 1.4, 1.2, 1.1, 1.05]
+    finding = lr_range.judge([Tried(lr, loss, loss) for lr, loss in zip(rates, losses, strict=True)])
+    assert finding.steepest > rates[4]
 
 
 @pytest.mark.parametrize("losses", [[], [1.0], [1.0, 1.1, 1.2, 1.3]])
