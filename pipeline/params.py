@@ -27,6 +27,7 @@ from pipeline.sections import (
     Tracking,
 )
 from pipeline.training_sections import Model, Optimizer, Schedule, Training, Transfer
+from pipeline.wording import counted
 
 __all__ = [
     "Audit",
@@ -200,7 +201,7 @@ def parse(text: str, path: Path, sections: Iterable[str] | None = None) -> dict[
     try:
         params = Params.model_validate(_tuples(content))
     except pydantic.ValidationError as exc:
-        lines = [f"{path} has {exc.error_count()} problem{'s' * (exc.error_count() > 1)}:"]
+        lines = [f"{path} has {counted(exc.error_count(), 'problem')}:"]
         raise ParamsError("\n".join(lines + [f"  {_explain(error)}" for error in exc.errors()])) from exc
     names = Params.model_fields if sections is None else sections
     return {name: getattr(params, name) for name in names}

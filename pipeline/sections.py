@@ -48,11 +48,11 @@ class Data(Section):
     """Tables: what stands between the class names in the texts of a multi-label set, such as `|`; an empty text is no
     class. null where a text is one class."""
     split_column: str | None
-    """Tables: the column with `train`, `validation` or `test`; null to split by hash."""
+    """Tables, and the JSON of tars: the column with `train`, `validation` or `test`; null to split by hash."""
     group_column: str | None
-    """Tables: records of one group never straddle two splits; null for none."""
+    """Tables, and the JSON of tars: records of one group never straddle two splits; null for none."""
     metadata_columns: list[str]
-    """Tables: columns kept with each sample; the report shows its figures per value of each."""
+    """Tables, and the JSON of tars: columns kept with each sample; the report shows its figures per value of each."""
 
     @pydantic.field_validator("label_separator")
     @classmethod
@@ -94,7 +94,8 @@ class Split(Section):
 
 class Shards(Section):
     short_side_px: PositiveInt | None
-    """Larger images are scaled down to this short side and re-encoded; null keeps every image's own bytes."""
+    """Larger images are scaled down to this short side and re-encoded; null shrinks none, and plain
+    JPEGs keep their own bytes; see docs/data.md."""
     jpeg_quality: Annotated[int, Field(ge=1, le=100)]
     samples_per_shard: PositiveInt
     destination: str | None

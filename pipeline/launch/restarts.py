@@ -2,6 +2,7 @@
 
 from pipeline.errors import ClusterError
 from pipeline.launch.losses import Loss
+from pipeline.wording import counted
 
 
 class Restarts:
@@ -27,7 +28,7 @@ class Restarts:
         self._num_failures, self._last = self._num_failures + 1, loss
         if self._num_failures > self._max_failures:
             raise ClusterError(
-                f"A rank was lost {self._num_failures} time{'s' * (self._num_failures > 1)}, the last time so: "
+                f"A rank was lost {counted(self._num_failures, 'time')}, the last time so: "
                 f"{loss.what}. Nothing is gone: run the same command to go on from the newest checkpoint, or raise "
                 "cluster.max_failures."
             )

@@ -113,7 +113,8 @@ def check(name: str, balance: str, multi_label: bool) -> None:
     if multi_label and name == "cross_entropy":
         raise ParamsError(
             "training.loss=cross_entropy takes an image for one of its classes, and those of this multi-label set have "
-            "any number of them; use training.loss: bce, or focal where most images have few of many classes."
+            "any number of them; use training.loss: bce, or focal where most images have few of many classes (or, if "
+            "data.source is another one now, run `convoy scan` and `convoy shard` first)."
         )
     if multi_label and balance == "logit_adjustment":
         raise ParamsError(

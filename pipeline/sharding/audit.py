@@ -17,6 +17,7 @@ from pipeline.sharding.alike import MIN_CONTRAST
 from pipeline.sharding.groups import groups_of
 from pipeline.sharding.labels import Labels
 from pipeline.sharding.split import NO_SPLIT, TRAIN
+from pipeline.wording import counted
 
 MAX_EXAMPLES = 20
 """Groups of paths shown for each finding; the counts are whole."""
@@ -182,10 +183,10 @@ def _line(name: str, finding: Finding) -> str:
 
 def _extent(name: str, finding: Finding) -> str:
     if name == "rare_classes":
-        return f"{finding.num_groups:,} classes"
+        return counted(finding.num_groups, "class")
     if finding.num_groups == finding.num_images:
-        return f"{finding.num_images:,} images"
-    return f"{finding.num_images:,} images in {finding.num_groups:,} groups"
+        return counted(finding.num_images, "image")
+    return f"{counted(finding.num_images, 'image')} in {counted(finding.num_groups, 'group')}"
 
 
 def _range(values: np.ndarray) -> dict[str, float]:

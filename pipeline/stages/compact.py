@@ -2,6 +2,7 @@
 
 from pipeline import params
 from pipeline.stages import layout
+from pipeline.wording import counted, size_text
 
 
 def compact(dry_run: bool) -> None:
@@ -20,8 +21,8 @@ def compact(dry_run: bool) -> None:
         )
         return
     console.print(
-        f"[bold]{savings.num_tombstones:,} tombstones[/] take {savings.num_bytes / 1e6:,.1f} MB; "
-        f"{savings.num_shards:,} shards can be {savings.num_shards_after:,}"
+        f"[bold]{counted(savings.num_tombstones, 'tombstone')}[/] of {size_text(savings.num_bytes)}; "
+        f"{counted(savings.num_shards, 'shard')} can be {savings.num_shards_after:,}"
     )
     if dry_run:
         return
@@ -31,5 +32,5 @@ def compact(dry_run: bool) -> None:
         index = compact_shard_set(layout.INDEX, folder, num_workers, progress)
     num_bytes = sum(shard.num_bytes for shards in index.splits.values() for shard in shards)
     console.print(
-        f"compacted to {num_bytes / 1e6:,.1f} MB, {index.digest[:12]}; `convoy repro` tells DVC, and trains on it anew"
+        f"compacted to {size_text(num_bytes)}, {index.digest[:12]}; `convoy repro` tells DVC, and trains on it anew"
     )

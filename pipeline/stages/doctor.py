@@ -23,6 +23,7 @@ from typing import Literal
 from pipeline import params, stores
 from pipeline.errors import ConvoyError, ParamsError
 from pipeline.stages import layout
+from pipeline.wording import counted
 
 ANSWER_SECONDS = 1.0
 LITTLE_MEMORY_BYTES = 4e9  # torch, Ray and MLflow together, before the first image
@@ -188,7 +189,7 @@ def source(data: params.Data) -> Finding:
 
 def ranks(cluster: params.Cluster) -> Finding:
     num_cores = len(os.sched_getaffinity(0))
-    found = f"{num_cores} cores for {max(1, cluster.num_workers)} ranks"
+    found = f"{counted(num_cores, 'core')} for {counted(max(1, cluster.num_workers), 'rank')}"
     if cluster.address is None and cluster.num_workers > num_cores:
         return Finding("cores", "look", found, f"on one machine without GPUs: cluster.num_workers: {num_cores} or less")
     return Finding("cores", "ok", found)

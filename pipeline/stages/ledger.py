@@ -7,6 +7,7 @@ from pipeline.artifacts import Run
 from pipeline.errors import ArtifactError
 from pipeline.stages import layout
 from pipeline.stages.home import home
+from pipeline.wording import counted
 
 
 def ledger(run: str | None) -> None:
@@ -19,7 +20,7 @@ def ledger(run: str | None) -> None:
     folder = find_run(run)
     proof = check(RunFolder(folder), layout.INDEX, params.read(layout.PARAMS, ["loading"])["loading"].cache_bytes)
     compared = "keys" if proof.with_keys else "digests"
-    attempts = f"{proof.num_attempts} attempt{'s' * (proof.num_attempts > 1)}"
+    attempts = counted(proof.num_attempts, "attempt")
     Console().print(
         f"[bold]exact[/]: {proof.num_steps:,} of {proof.num_steps_planned:,} steps committed, "
         f"{proof.num_samples:,} samples as planned (by their {compared}), {attempts}, {folder.name}"

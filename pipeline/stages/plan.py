@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from pipeline import params
 from pipeline.artifacts import Index
 from pipeline.stages import layout
+from pipeline.wording import counted, size_text, time_text
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -169,8 +170,7 @@ def _table(figures: dict) -> "Table":
 
 
 def _rows(figures: dict) -> list[tuple[str, str, str]]:
-    memory = figures["memory_bytes"]
-    epochs = f"{figures['epochs']} epoch{'s' * (figures['epochs'] > 1)}"
+    memory, epochs = figures["memory_bytes"], counted(figures["epochs"], "epoch")
     parts = ", ".join(f"{name} {size_text(value)}" for name, value in memory.items() if value and name != "total")
     rows = [
         (
@@ -224,27 +224,8 @@ def _rates(figures: dict) -> str:
 
 
 def _ranks(figures: dict) -> str:
-    plural = "s" * (figures["num_ranks"] > 1)
-    return f"{figures['num_ranks']} rank{plural} of {figures['batch_size_per_rank']:,}"
+    return f"{counted(figures['num_ranks'], 'rank')} of {figures['batch_size_per_rank']:,}"
 
 
 def _span(ends: list[int]) -> str:
     return f"{ends[0]:,}" if ends[0] == ends[1] else f"{ends[0]:,} to {ends[1]:,}"
-
-
-def size_text(num_bytes: float) -> str:
-    """Such as 7.7 MB."""
-    units = {"TB": 1e12, "GB": 1e9, "MB": 1e6, "kB": 1e3}
-    unit = next((unit for unit, scale in units.items() if num_bytes >= scale), "kB")
-    return f"{num_bytes / units[unit]:.1f} {unit}"
-
-
-def time_text(seconds: float) -> str:
-    """Such as 1 d 3 h 20 min."""
-    minutes = round(seconds / 60)
-    if minutes < 1:
-        return f"{seconds:.0f} s"
-    days, hours = divmod(minutes // 60, 24)
-    return " ".join(
-        part for part in (f"{days} d" * (days > 0), f"{hours} h" * (minutes >= 60), f"{minutes % 60} min") if part
-    )

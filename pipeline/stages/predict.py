@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from pipeline import path_names
 from pipeline.errors import ImageError, SourceError
 from pipeline.stages import layout
+from pipeline.wording import counted
 
 if TYPE_CHECKING:
     from pipeline.registry.classify import Answer
@@ -30,7 +31,9 @@ def predict(images: list[Path], as_json: bool = False) -> None:
     names = [path_names.escape_path(os.fsencode(path)) for path in paths]
     num_failed = (_print_json if as_json else _print_table)(zip(names, answers, strict=True))
     if num_failed:
-        raise ImageError("unreadable", f"{num_failed} of {len(paths)} files could not be read as images; see above.")
+        raise ImageError(
+            "unreadable", f"{num_failed} of {counted(len(paths), 'file')} could not be read as images; see above."
+        )
 
 
 def _files(given: Path) -> list[Path]:

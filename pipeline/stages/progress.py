@@ -51,7 +51,7 @@ class _Rate(ProgressColumn):
         self._unit = unit
 
     def render(self, task: Task) -> Text:
-        return Text(f"{task.speed or 0.0:,.0f} {self._unit}/s")
+        return Text(f"{task.finished_speed or task.speed or 0.0:,.0f} {self._unit}/s")
 
 
 def _bar(unit: str) -> Progress:

@@ -10,6 +10,7 @@ from pathlib import Path
 from pipeline import params
 from pipeline.errors import ParamsError
 from pipeline.stages import layout
+from pipeline.wording import counted
 
 NULL_TAG = "tag:yaml.org,2002:null"
 
@@ -27,7 +28,7 @@ def recipe(name: str) -> None:
         partial.unlink()
         raise ParamsError(f"{path} does not go with {layout.PARAMS}, which stays as it is:\n{exc}") from exc
     partial.replace(layout.PARAMS)
-    print(f"{path}: {len(changes) or 'no'} change{'s' * (len(changes) != 1)} of {layout.PARAMS}")
+    print(f"{path}: {counted(len(changes), 'change')} of {layout.PARAMS}")
     for change in changes:
         print(f"  {change}")
 

@@ -61,9 +61,11 @@ def register(registry: params.Registry, tracking: params.Tracking) -> None:
             )
         public = {"tracking_uri": address.strip_credentials(uri)}
         registration.model_copy(update=public).write(target)
+    champion = registration.champion_version
+    other = "" if champion == registration.version else f"; champion: version {champion or 'none'}"
     console.print(
         f"{registration.model_name} version {registration.version} is {registration.alias} "
-        f"(test {threshold.figure} {metrics.score:.4f}; champion: version {registration.champion_version or 'none'}).",
+        f"(test {threshold.figure} {metrics.score:.4f}{other}).",
         highlight=False,
     )
     console.print(" ".join(registration.reasons), highlight=False, markup=False)

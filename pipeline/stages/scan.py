@@ -6,6 +6,7 @@ Always runs; what it leaves is identical as long as no image is added, removed o
 from pipeline import params
 from pipeline.stages import layout
 from pipeline.stages.home import located
+from pipeline.wording import counted, size_text
 
 
 def scan(data: params.Data, demo: params.Demo) -> None:
@@ -37,8 +38,8 @@ def scan(data: params.Data, demo: params.Demo) -> None:
         counts.write(counts_path)
     given = ", ".join(f"{count:,} {split}" for split, count in counts.split_counts.items()) or "to be split by hash"
     show(
-        f"[bold]{counts.num_records:,} images[/] of {len(counts.class_counts)} classes, "
-        f"{counts.num_bytes / 1e6:,.1f} MB ({given})"
+        f"[bold]{counted(counts.num_records, 'image')}[/] of {counted(len(counts.class_counts), 'class')}, "
+        f"{size_text(counts.num_bytes)} ({given})"
     )
     if counts.multi_label:
         show(f"multi-label: an image has any number of classes; {counts.num_without_class:,} have none")

@@ -10,6 +10,7 @@ from pipeline.errors import ArtifactError, LockedError
 from pipeline.stages import layout
 from pipeline.stages.home import located
 from pipeline.stages.publish import lock, lock_of
+from pipeline.wording import counted
 
 if TYPE_CHECKING:
     from pipeline.sharding.build import Built
@@ -107,10 +108,8 @@ def _tell(built: "Built") -> None:
 
     by_split = ", ".join(f"{count:,} {name}" for name, count in built.audit.samples_by_split.items())
     console = Console(highlight=False, soft_wrap=True)
-    num_rejects = len(built.rejects)
-    console.print(
-        f"[bold]{built.audit.num_samples:,} samples[/] ({by_split}), {num_rejects:,} reject{'s' * (num_rejects != 1)}"
-    )
+    num_samples, num_rejects = counted(built.audit.num_samples, "sample"), counted(len(built.rejects), "reject")
+    console.print(f"[bold]{num_samples}[/] ({by_split}), {num_rejects}")
     if built.rejects:
         first = built.rejects[0]
         console.print(f"rejects: such as {escape(f'{first.path} ({first.reason})')}; see {layout.REJECTS}")
@@ -119,9 +118,9 @@ def _tell(built: "Built") -> None:
     elif built.index.generation:
         num_removed = sum(len(shard.tombstones) for shards in built.index.splits.values() for shard in shards)
         console.print(
-            f"generation {built.index.generation}: {built.num_new:,} samples written, the others stay where they were"
+            f"generation {built.index.generation}: {counted(built.num_new, 'sample')} written, the others stay"
             + (
-                f"; {num_removed:,} removed ones are still in the tars, where other readers meet them, until "
+                f"; the tars still hold {counted(num_removed, 'removed image')}, which other readers meet, until "
                 "`convoy compact`"
                 if num_removed
                 else ""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from pipeline import params
 from pipeline.artifacts import Index
 from pipeline.stages import origin
+from pipeline.wording import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -42,7 +43,7 @@ def open_tracker(
         params=flat,
         tags={"fingerprint": task.fingerprint, "index_digest": index.digest, **origin.tags(), **parent},
         dataset=Dataset(
-            name="train",
+            name=f"{counted(len(index.classes), 'class')}, {counted(index.num_samples('train'), 'image')}",
             digest=index.digest,
             class_counts=dict(zip(index.classes, index.class_counts("train"), strict=True)),
         ),

@@ -5,6 +5,7 @@ import json
 from pipeline import params
 from pipeline.artifacts import Index
 from pipeline.stages import layout
+from pipeline.wording import counted
 
 SMALLEST = 8
 
@@ -43,7 +44,7 @@ def tune_batch(largest: int, as_json: bool) -> None:
         return
     console.print(
         f"{chosen.batch_size_per_rank} per rank is within 5 % of the fastest. Try loading.global_batch_size: "
-        f"{chosen.batch_size_per_rank * num_ranks} (now {task.loading.global_batch_size}, {num_ranks} "
-        f"rank{'s' * (num_ranks > 1)}); a larger batch wants a higher rate: convoy find-lr.",
+        f"{chosen.batch_size_per_rank * num_ranks} (now {task.loading.global_batch_size}, "
+        f"{counted(num_ranks, 'rank')}); a larger batch wants a higher rate: convoy find-lr.",
         soft_wrap=True,
     )

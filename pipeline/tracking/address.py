@@ -12,7 +12,7 @@ DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 
 
 def resolve(uri: str | None, root: Path) -> str:
-    """The store's absolute address; `root` is the folder that a relative sqlite file lies in.
+    """The store's address, of a sqlite file the absolute one; `root` is the folder that a relative one lies in.
 
     Raises TrackingError for what MLflow 3 has no store for, plain folders among it.
     """

@@ -31,7 +31,7 @@ class WithMachine:
         self._sink.append(step, metrics, epoch=epoch)
 
     def _figures(self) -> dict[str, float]:
-        """Of all cores, all memory and all GPU memory of the machine; the rank's own memory is its resident size."""
+        """Of all cores, all memory and the GPU's, if there is one; the rank's own memory is its resident size."""
         import torch
 
         figures = {

@@ -52,7 +52,8 @@ def open_run(
 
 
 class Tracker:
-    """Sends the committed part of the spool while training goes on. Every method returns at once but `finish`."""
+    """Sends the committed part of the spool while training goes on. Every method returns at once but `finish`
+    and `wait_until_open`."""
 
     def __init__(self, sender: Sender):
         self._sender = sender

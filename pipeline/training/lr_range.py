@@ -4,6 +4,7 @@ Source: Smith 2017, "Cyclical learning rates for training neural networks"; smoo
 """
 
 import math
+import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -35,7 +36,7 @@ class Finding:
     lowest: float
     """Where the smoothed loss is lowest; above it training comes apart, unless it is the highest that was tried."""
     steepest: float
-    """Where the smoothed loss falls fastest over the logarithm of the rate."""
+    """Where the loss falls fastest over the logarithm of the rate."""
 
 
 def climb(step: Callable[[float], float], *, lowest: float, highest: float, num_steps: int) -> Iterator[Tried]:
@@ -67,15 +68,18 @@ def judge(tried: Sequence[Tried]) -> Finding | None:
     low = losses.index(min(losses))
     if not low:
         return None
-    steepest = _steepest(tried[: low + 1])
+    steepest = _steepest(tried)
     return Finding(suggested=min(tried[low].lr / 10.0, steepest), lowest=tried[low].lr, steepest=steepest)
 
 
-def _steepest(falling: Sequence[Tried]) -> float:
-    """The middle of the SPAN of rates over which the loss falls most; of shorter ranges their whole."""
-    spans = []
-    for start in falling:
-        end = next((each for each in falling if each.lr >= start.lr * SPAN), falling[-1])
-        if end.lr > start.lr and (not spans or end.lr >= start.lr * SPAN):
-            spans.append((end.smoothed - start.smoothed, math.sqrt(start.lr * end.lr)))
-    return min(spans)[1]
+def _steepest(tried: Sequence[Tried]) -> float:
+    """Where the losses of the SPAN above lie lowest below those of the SPAN underneath. Not by the smoothed loss, which
+    tells of steps before."""
+    span = max(SPAN, 1.01 * (tried[-1].lr / tried[0].lr) ** (1.0 / (len(tried) - 1)))
+
+    def fall(middle: Tried) -> float:
+        under = [each.loss for each in tried if middle.lr / span <= each.lr < middle.lr]
+        above = [each.loss for each in tried if middle.lr < each.lr <= middle.lr * span]
+        return statistics.fmean(under) - statistics.fmean(above) if under and above else -math.inf
+
+    return max(tried, key=fall).lr

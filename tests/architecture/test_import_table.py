@@ -10,14 +10,14 @@ import pytest
 
 FOUNDATION = {
     "errors", "sections", "training_sections", "params", "path_names", "artifacts", "sample_table", "findings",
-    "metrics", "ranking", "stores",
+    "metrics", "ranking", "stores", "wording",
 }  # fmt: skip
 
 OURS = {
     "errors": set(),
     "sections": set(),
     "training_sections": {"sections"},
-    "params": {"errors", "sections", "training_sections"},
+    "params": {"errors", "sections", "training_sections", "wording"},
     "path_names": set(),
     "artifacts": {"errors", "params"},
     "sample_table": {"errors", "artifacts"},
@@ -25,6 +25,7 @@ OURS = {
     "metrics": {"artifacts"},
     "stores": {"errors"},
     "ranking": set(),
+    "wording": set(),
     "imaging": FOUNDATION,
     "sharding": FOUNDATION | {"imaging"},
     "loading": FOUNDATION | {"imaging"},

@@ -81,7 +81,7 @@ def test_what_dvc_brings_back_grows_and_can_be_compacted(project, tmp_path):
 
     done = subprocess.run(["bash", "-c", "convoy compact"], cwd=project, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("1 tombstones take 0.0 MB; ")
+    assert done.stdout.startswith("1 tombstone of ")
     compacted = {path.name: path.read_bytes() for path in shards.glob("*/*.tar")}
     run(project, "dvc", "repro", "shard")
     assert {path.name: path.read_bytes() for path in shards.glob("*/*.tar")} == compacted

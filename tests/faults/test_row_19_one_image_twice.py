@@ -30,7 +30,7 @@ def test_in_two_classes(tmp_path, copy, capsys):
     name = "contradictory_labels" if copy == "exact" else "contradictory_near_labels"
     found = data_project.run(tmp_path, test_fraction=0.3)
     assert finding(found, name) == [["a/one.jpg", "b/other.jpg"]]
-    assert f"{name}: 2 images in 1 groups" in capsys.readouterr().out
+    assert f"{name}: 2 images in 1 group" in capsys.readouterr().out
     assert found.samples.keys() == contents.keys(), "nothing is dropped"
     assert [found.samples[path]["label"] for path in ("a/one.jpg", "b/other.jpg")] == [0, 1], "nothing is relabelled"
     assert len({found.samples[path]["split"] for path in ("a/one.jpg", "b/other.jpg")}) == 1
@@ -47,9 +47,9 @@ def test_in_train_and_test(tmp_path, copy, capsys):
     name = "leakage" if copy == "exact" else "near_leakage"
     found = data_project.run(tmp_path)
     assert finding(found, name) == [["test/a/other.jpg", "train/a/one.jpg"]]
-    assert f"{name}: 2 images in 1 groups" in capsys.readouterr().out
+    assert f"{name}: 2 images in 1 group" in capsys.readouterr().out
     assert found.samples["test/a/other.jpg"]["split"] == "test", "what the source says stands"
-    with pytest.raises(SourceError, match=rf"{name}: 2 images in 1 groups .* test/a/other.jpg, train/a/one.jpg"):
+    with pytest.raises(SourceError, match=rf"{name}: 2 images in 1 group .* test/a/other.jpg, train/a/one.jpg"):
         data_project.run(tmp_path, **{name: "fail"})
 
 

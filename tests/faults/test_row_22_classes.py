@@ -26,9 +26,9 @@ def test_a_class_of_one_image_is_said(tmp_path, capsys):
     found = data_project.run(tmp_path)
     assert found.index.class_counts("train") == [20, 20, 1]
     assert found.audit["findings"]["rare_classes"]["examples"] == [["fox"]]
-    assert "rare_classes: 1 classes (fewer training samples than audit.min_training_samples)" in capsys.readouterr().out
+    assert "rare_classes: 1 class (fewer training samples than audit.min_training_samples)" in capsys.readouterr().out
     with pytest.raises(
-        SourceError, match=r"rare_classes: 1 classes .*, such as fox\n.* set audit.policies.rare_classes to warn"
+        SourceError, match=r"rare_classes: 1 class .*, such as fox\n.* set audit.policies.rare_classes to warn"
     ):
         data_project.run(tmp_path, rare_classes="fail")
 
@@ -41,7 +41,7 @@ def test_a_class_only_in_the_test_split_is_said(tmp_path, capsys):
     assert found.index.classes == ["a", "b", "c"]
     assert found.index.class_counts("train")[2] == 0
     assert found.audit["findings"]["rare_classes"]["examples"] == [["c"]]
-    assert "rare_classes: 1 classes" in capsys.readouterr().out
+    assert "rare_classes: 1 class" in capsys.readouterr().out
 
 
 def test_ten_thousand_classes(tmp_path):

@@ -106,7 +106,7 @@ def test_a_class_with_few_training_samples():
 def test_a_policy_says_what_follows(policy):
     rule = RULE._replace(policies={**RULE.policies, "duplicates": policy})
     audit = audit_of([(1, 2, 3, 4)] * 2, rule=rule)
-    said = ["duplicates: 2 images in 1 groups (the same bytes more than once), such as 0.jpg, 1.jpg"]
+    said = ["duplicates: 2 images in 1 group (the same bytes more than once), such as 0.jpg, 1.jpg"]
     assert warnings(audit) == (said if policy == "warn" else [])
     assert is_refused(audit, 1.0) == (policy == "fail")
     if policy == "fail":

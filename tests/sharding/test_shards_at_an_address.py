@@ -169,5 +169,5 @@ def test_the_stages_by_params_leave_the_index_alone(bucket, tmp_path, monkeypatc
     assert "whole: 60 samples in 1 shards" in capsys.readouterr().out
     fill(tmp_path, {"photos/cat/new.jpg": jpeg(1000)})
     data_project.stages(tmp_path, destination=bucket)
-    assert "generation 1: 1 samples written" in capsys.readouterr().out
+    assert "generation 1: 1 sample written" in capsys.readouterr().out
     assert sorted(path.name for path in layout.SHARDS.rglob("*")) == ["audit_pictures.json", "index.json"]

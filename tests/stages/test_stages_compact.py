@@ -26,10 +26,10 @@ def project(tmp_path, repository, monkeypatch):
 def test_it_says_what_it_saves_does_it_once_and_the_shard_stage_has_nothing_to_add(project, capsys):
     before = files_of(layout.SHARDS)
     compact(dry_run=True)
-    assert capsys.readouterr().out == "1 tombstones take 0.0 MB; 6 shards can be 6\n"
+    assert capsys.readouterr().out == "1 tombstone of 4.1 kB; 6 shards can be 6\n"
     assert files_of(layout.SHARDS) == before
     compact(dry_run=False)
-    assert "compacted to 0.2 MB" in capsys.readouterr().out
+    assert "compacted to 215.0 kB" in capsys.readouterr().out
     verify()
     compacted = files_of(layout.SHARDS)
     assert compacted != before

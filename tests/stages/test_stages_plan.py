@@ -18,7 +18,7 @@ from pipeline.artifacts import Index
 from pipeline.errors import ArtifactError, ClusterError, ModelError, ParamsError
 from pipeline.loading.order import REMOTE_WINDOW_SAMPLES
 from pipeline.stages import layout
-from pipeline.stages.plan import plan, size_text, time_text
+from pipeline.stages.plan import plan
 from pipeline.stages.task import describe, sections_of_task
 from pipeline.training import forecast, rehearsal
 
@@ -181,28 +181,6 @@ def test_a_run_on_shards_at_an_address_is_named_after_its_window(project):
     there = describe(index.model_copy(update={"location": "s3://bucket/photos"}), **sections)
     assert there.loading.shuffle_window_samples == REMOTE_WINDOW_SAMPLES
     assert there.fingerprint != here.fingerprint
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0, "0 s"),
-        (29.4, "29 s"),
-        (45, "1 min"),
-        (3600, "1 h 0 min"),
-        (93_780, "1 d 2 h 3 min"),
-        (86_400, "1 d 0 h 0 min"),
-    ],
-)
-def test_times_are_told_in_words(seconds, text):
-    assert time_text(seconds) == text
-
-
-@pytest.mark.parametrize(
-    ("num_bytes", "text"), [(0, "0.0 kB"), (999, "1.0 kB"), (7.65e6, "7.7 MB"), (2e9, "2.0 GB"), (3.2e12, "3.2 TB")]
-)
-def test_sizes_are_told_in_words(num_bytes, text):
-    assert size_text(num_bytes) == text
 
 
 @pytest.mark.slow

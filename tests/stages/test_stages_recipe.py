@@ -62,7 +62,7 @@ def test_a_name_and_a_path_find_the_same_recipe(project, capsys):
     said = capsys.readouterr().out
     assert said == "recipes/short.yaml: 1 change of params.yaml\n  training.epochs: 1 -> 3\n"
     recipe.recipe("recipes/short.yaml")
-    assert capsys.readouterr().out == "recipes/short.yaml: no changes of params.yaml\n"
+    assert capsys.readouterr().out == "recipes/short.yaml: 0 changes of params.yaml\n"
 
 
 def test_one_that_does_not_exist_is_answered_with_those_that_do(project):

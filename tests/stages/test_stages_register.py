@@ -42,7 +42,7 @@ def test_the_stage_registers_in_the_store_of_the_training_run_and_once(project, 
     assert (registration.version, registration.alias) == ("1", "champion")
     assert registration.tracking_uri == f"sqlite:///{project}/history/mlflow.db"
     assert registration.weights_sha256 == export.read_facts(layout.MODEL).weights_sha256
-    assert "convoy-demo version 1 is champion (test top-1 0.9500; champion: version 1)." in capsys.readouterr().out
+    assert "convoy-demo version 1 is champion (test top-1 0.9500)." in capsys.readouterr().out
     assert not (project / "mlflow.db").exists()
     assert not (project / "mlruns").exists()
 
