@@ -4,7 +4,6 @@ Here the workers are processes of this machine; with one worker everything runs 
 when its parent does, however that ends.
 """
 
-import ctypes
 import multiprocessing
 import multiprocessing.connection
 import multiprocessing.forkserver
@@ -18,6 +17,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Protocol, TypeVar
 
 from pipeline.errors import ConvoyError
+from pipeline.heap import keep_freed
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -25,10 +25,6 @@ Advance = Callable[[int], None]
 
 POLL_SECONDS = 0.2
 PRELOADED = "pipeline.sharding.write"
-
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-KEPT_BYTES = 32 * 2**20
-"""The largest that mallopt(3) has for 64 bits: the pixels of a photograph of ten megapixels."""
 
 
 class Workers(Protocol):
@@ -142,20 +138,9 @@ def _start(num_done: object, is_stopped: object, environment: dict[str, str]) ->
     _shared = (num_done, is_stopped)
     os.environ.clear()
     os.environ.update(environment)
-    _keep_memory()
+    keep_freed()  # the next image gets the memory of the last
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends the others
     threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _keep_memory() -> None:
-    """The next image gets the memory of the last: glibc would give it back after each, and fetch it page by page.
-
-    Source: mallopt(3), malloc.h; other C libraries have no such function, and do as they like.
-    """
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):
-        for option in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):
-            libc.mallopt(option, KEPT_BYTES)
 
 
 def _end_with_parent() -> None:

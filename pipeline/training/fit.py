@@ -12,6 +12,7 @@ import lightning
 import torch
 
 from pipeline.errors import CheckpointError
+from pipeline.heap import UNLIMITED, keep_freed
 from pipeline.loading.ahead import check_cache
 from pipeline.loading.decoded import DecodedCache
 from pipeline.loading.kept import open_decoded
@@ -51,6 +52,8 @@ def train_rank(task: Task, place: Place, open_sink: Callable[[Path, int], Sink])
     for what the user can mend.
     """
     _silence_lightning()
+    if place.device == "cpu":  # each step asks for what the last one freed
+        keep_freed(UNLIMITED)
     writer = sole_writer(task.run.writer, task.handover_seconds) if place.rank == 0 else contextlib.nullcontext()
     with writer, contextlib.suppress(StopRequestedError), translating(place):
         _train(task, place, open_sink)

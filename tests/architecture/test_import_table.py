@@ -10,7 +10,7 @@ import pytest
 
 FOUNDATION = {
     "errors", "sections", "training_sections", "params", "path_names", "artifacts", "sample_table", "findings",
-    "metrics", "ranking", "stores", "wording",
+    "metrics", "ranking", "stores", "wording", "heap",
 }  # fmt: skip
 
 OURS = {
@@ -26,6 +26,7 @@ OURS = {
     "stores": {"errors"},
     "ranking": set(),
     "wording": set(),
+    "heap": set(),
     "imaging": FOUNDATION,
     "sharding": FOUNDATION | {"imaging"},
     "loading": FOUNDATION | {"imaging"},
