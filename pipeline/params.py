@@ -49,6 +49,7 @@ __all__ = [
     "Training",
     "Transfer",
     "for_fingerprint",
+    "load",
     "parse",
     "read",
 ]
@@ -186,10 +187,15 @@ def read(path: Path, sections: Iterable[str] | None = None) -> dict[str, Section
     return parse(text, path, sections)
 
 
+def load(text: str) -> object:
+    """What the YAML holds, numbers as YAML 1.2 has them. Raises yaml.YAMLError."""
+    return yaml.load(text, _Loader)
+
+
 def parse(text: str, path: Path, sections: Iterable[str] | None = None) -> dict[str, Section]:
     """As `read`, of a text; `path` is for messages."""
     try:
-        content = yaml.load(text, _Loader)
+        content = load(text)
     except yaml.YAMLError as exc:
         mark, problem = getattr(exc, "problem_mark", None), getattr(exc, "problem", None) or exc
         line = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""

@@ -52,14 +52,7 @@ def doctor() -> bool:
     try:
         given = params.read(layout.PARAMS)
     except ParamsError as exc:
-        findings = [
-            Finding(
-                "params.yaml",
-                "mend",
-                str(exc),
-                "correct it; pipeline/sections.py and training_sections.py say what each key means",
-            )
-        ]
+        findings = [Finding("params.yaml", "mend", str(exc), EXPLAINED)]
     else:
         findings = [Finding("params.yaml", "ok", f"{len(given)} sections")]
         checks += [partial(source, given["data"]), partial(ranks, given["cluster"]), partial(ray, given["cluster"])]

@@ -50,7 +50,7 @@ def _git_tags() -> dict[str, str]:
     if not commit:
         return {}
     # dvc.lock is what the stages before this one left, and no difference in what they were told.
-    differs = bool(_git("status", "--porcelain", "--", ".", f":!{layout.DVC_LOCK}"))
+    differs = bool(_git("status", "--porcelain", "--", ":/", f":!{layout.DVC_LOCK}"))
     return {"mlflow.source.git.commit": commit, "git_dirty": str(differs).lower()}
 
 

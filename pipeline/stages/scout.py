@@ -151,7 +151,7 @@ def _print(found: list[dict], num_samples: int, as_json: bool) -> None:
     table = Table("backbone", "weights", "probe", "k-NN", "CPU ms an image", "weights MB", "activations MB an image")
     for row in found:
         source = row["weights"] if len(row["weights"]) <= 40 else f"…/{Path(row['weights']).name}"
-        figures = (f"{row[key]:.{places}f}" for key, places in zip(list(row)[2:], (3, 3, 1, 1, 2), strict=True))
+        figures = (f"{row[key]:.{places}f}" for key, places in zip(list(row)[2:], (3, 3, 2, 2, 2), strict=True))
         table.add_row(row["backbone"], source, *figures)
     console = Console(highlight=False)
     console.print(table)

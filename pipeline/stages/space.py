@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
+from pipeline import params
 from pipeline.errors import ParamsError
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ KINDS = ("log", "uniform", "choice")
 def read(path: Path) -> "dict[str, Range]":
     """By key, `section.name`. Raises ParamsError for what is no range; whether the keys exist is not looked at."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = params.load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as exc:
         raise ParamsError(f"{path} does not exist; give a file that says what to search.") from exc
     except (yaml.YAMLError, UnicodeDecodeError) as exc:
@@ -56,7 +57,7 @@ def _range(key: object, value: object, path: Path) -> "Range":
             return Range(float(held[0]), float(held[1]), is_log=kind == "log")
     raise ParamsError(
         f"{path}: {key}: {value} is no range; use {{log: [low, high]}} with low over 0, {{uniform: [low, high]}} or "
-        "{choice: [one, another]}. Numbers in powers of ten want a dot: 1.0e-4."
+        "{choice: [one, another]}."
     )
 
 

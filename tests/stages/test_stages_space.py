@@ -13,7 +13,7 @@ def read(tmp_path, text):
 
 
 def test_three_kinds_of_ranges(tmp_path):
-    text = "a.lr: {log: [0.001, 1]}\na.drop: {uniform: [0, 0.5]}\nb.name: {choice: [x, null, 3]}\n"
+    text = "a.lr: {log: [1e-3, 1]}\na.drop: {uniform: [0, 0.5]}\nb.name: {choice: [x, null, 3]}\n"
     assert read(tmp_path, text) == {
         "a.lr": Range(0.001, 1.0, is_log=True),
         "a.drop": Range(0.0, 0.5),
@@ -26,7 +26,7 @@ def test_three_kinds_of_ranges(tmp_path):
     [
         "a.b: 1", "a.b: [1, 2]", "a.b: {}", "a.b: {log: [0, 1]}", "a.b: {log: [2, 1]}", "a.b: {uniform: [1]}",
         "a.b: {uniform: [a, b]}", "a.b: {uniform: [false, true]}", "a.b: {choice: []}", "a.b: {choice: x}",
-        "a.b: {grid: [1, 2]}", "a.b: {log: [1e-4, 1e-2]}", "a.b: {uniform: [0, 1], log: [1, 2]}",
+        "a.b: {grid: [1, 2]}", "a.b: {uniform: [0, 1], log: [1, 2]}",
     ],
 )  # fmt: skip
 def test_what_is_no_range_is_answered_with_the_three_that_are(tmp_path, text):
