@@ -88,6 +88,20 @@ def test_what_a_stage_could_not_do_is_exit_code_1(tmp_path, of_dvc, code):
     assert repro_stage._run(command, tmp_path, dict(os.environ)) == code
 
 
+def test_what_was_said_before_dvc_stands_before_it_in_a_file(tmp_path):
+    code = (
+        "import os, sys, pathlib\n"
+        "from pipeline.stages import repro\n"
+        "print('first')\n"
+        "repro._run([sys.executable, '-c', 'print(\\'dvc\\')'], pathlib.Path.cwd(), dict(os.environ))\n"
+        "print('last')\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(projects.REPOSITORY)}
+    with (tmp_path / "said.txt").open("wb") as said:
+        subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, stdout=said, check=True)
+    assert (tmp_path / "said.txt").read_text().split() == ["first", "dvc", "last"]
+
+
 def test_ctrl_c_leaves_dvc_and_its_stage_the_time_they_need(repro, tmp_path):
     os.killpg(repro.pid, signal.SIGINT)
     assert repro.wait(60) == 128 + signal.SIGINT
