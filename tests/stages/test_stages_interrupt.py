@@ -96,7 +96,7 @@ def test_what_was_said_before_dvc_stands_before_it_in_a_file(tmp_path):
         "repro._run([sys.executable, '-c', 'print(\\'dvc\\')'], pathlib.Path.cwd(), dict(os.environ))\n"
         "print('last')\n"
     )
-    environment = os.environ | {"PYTHONPATH": str(projects.REPOSITORY)}
+    environment = os.environ | {"PYTHONPATH": str(projects.REPOSITORY), "PYTHONUNBUFFERED": ""}
     with (tmp_path / "said.txt").open("wb") as said:
         subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, stdout=said, check=True)
     assert (tmp_path / "said.txt").read_text().split() == ["first", "dvc", "last"]
