@@ -1,7 +1,8 @@
-"""Memory that is freed stays with the process: for who asks again and again for as much.
+"""Memory that is freed: kept for who asks again and again for as much, given back by who asks for little from now on.
 
-glibc gives large pieces back as soon as they are freed, and the next one is fetched, and zeroed, page by page.
-Source: mallopt(3), malloc.h; other C libraries have no such function, and do as they like.
+glibc gives large pieces back as soon as they are freed, and the next one is fetched, and zeroed, page by page; of
+smaller ones it keeps what lies between others. Source: mallopt(3), malloc_trim(3), malloc.h; other C libraries have no
+such functions, and do as they like.
 """
 
 import ctypes
@@ -19,3 +20,10 @@ def keep_freed(at_most_bytes: int = KEPT_BYTES) -> None:
     if hasattr(libc, "mallopt"):
         libc.mallopt(_M_MMAP_THRESHOLD, KEPT_BYTES)
         libc.mallopt(_M_TRIM_THRESHOLD, at_most_bytes)
+
+
+def give_back_freed() -> None:
+    """Once, now: all pages that hold nothing any more."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "malloc_trim"):
+        libc.malloc_trim(0)

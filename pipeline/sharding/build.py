@@ -15,6 +15,7 @@ import numpy as np
 
 from pipeline.artifacts import SPLITS, Index, MadeWith, Reject
 from pipeline.findings import Audit
+from pipeline.heap import give_back_freed
 from pipeline.imaging.channels import Channels
 from pipeline.sharding.alike import group_alike
 from pipeline.sharding.arrange import Records, arrange, fixed_splits
@@ -119,6 +120,7 @@ def build_shard_set(
         parts = np.where(places == UNKNOWN, parts, NO_SPLIT)
     plan = plan_shards(parts, looks.contents(), form.samples_per_shard, split_rule.seed, taken)
     del splits, parts
+    give_back_freed()  # what was planned with is several times what the writing needs
     num_new = sum(len(planned.rows) for planned in plan)
     shard_works = _work(plan, made, image_root, spool, labels, channels, form.destination)
     with progress("writing", num_new) as advance:
