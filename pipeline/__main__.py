@@ -264,7 +264,7 @@ def _follow_dvc() -> None:
 
     def watch() -> None:
         while os.getppid() == parent:
-            threading.Event().wait(1.0)
+            threading.Event().wait(0.1)  # the same command may follow at once, and wants the lock
         os.kill(os.getpid(), PARENT_GONE)
 
     threading.Thread(target=watch, name="convoy-parent", daemon=True).start()
