@@ -37,7 +37,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=arguments.work) as work:
         sets = {name: Path(work) / name.replace(" ", "-") for name in LOADERS if name in arguments.sets}
         for name, folder in sets.items():
-            _write_set(folder, _read_photos(arguments.photos), name, arguments.images)
+            _write_set(folder, read_photos(arguments.photos), name, arguments.images)
         results = {name: _measure(name, folder, arguments) for name, folder in sets.items()}
     print(json.dumps({"benchmark": "loader", "cores": os.cpu_count(), "repeats": arguments.repeats, "sets": results}))
 
@@ -58,7 +58,7 @@ def _arguments() -> argparse.Namespace:
     return arguments
 
 
-def _read_photos(folder: Path | None) -> list[bytes]:
+def read_photos(folder: Path | None) -> list[bytes]:
     if folder is not None:
         return [path.read_bytes() for path in sorted(folder.rglob("*.jpg"))]
     import cv2
@@ -88,17 +88,17 @@ def _write_set(folder: Path, photos: list[bytes], name: str, num_images: int) ->
         return encode(data, max(1, round(256 * min(height, width) / max(height, width))), 90).data
 
     stored = [encode(data, None if name == "original" else SHORT_SIDE_PX, 90).data for data in photos]
-    _write_shards(folder / "shards", [stored[at % len(stored)] for at in range(num_images)])
+    write_shards(folder / "shards", [stored[at % len(stored)] for at in range(num_images)])
     if name != "original":
         limited = [long_side_256(data) for data in photos]
-        _write_shards(folder / "shards-long-side-256", [limited[at % len(limited)] for at in range(num_images)])
+        write_shards(folder / "shards-long-side-256", [limited[at % len(limited)] for at in range(num_images)])
     for at in range(num_images):
         path = folder / "images" / str(at % NUM_CLASSES) / f"{at:06d}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(stored[at % len(stored)])
 
 
-def _write_shards(folder: Path, images: list[bytes]) -> None:
+def write_shards(folder: Path, images: list[bytes]) -> None:
     import numpy as np
 
     from pipeline import artifacts

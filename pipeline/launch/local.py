@@ -10,4 +10,4 @@ def launch(body: Body) -> None:
     import torch
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    body(0, 1, "cuda" if torch.cuda.is_available() else "cpu")
+    body(0, 1, "cuda:0" if torch.cuda.is_available() else "cpu")

@@ -52,6 +52,9 @@ class Batch:
     """uint64 sample keys."""
     work: Work = NO_WORK
 
+    def arrive(self) -> None:
+        """Makes what is asked of its device from now on wait until the batch is there; see `device.Copies`."""
+
     def pictures(self) -> Iterator[np.ndarray]:
         """Each image for the eye, uint8 [H, W, 3]."""
         return (as_rgb(image_HWC) for image_HWC in self.images_BCHW.permute(0, 2, 3, 1).numpy())
@@ -60,17 +63,24 @@ class Batch:
 class Pages:
     """Arrays that come back when the tensor made of them is gone."""
 
-    def __init__(self):
+    def __init__(self, pinned: bool = False):
+        """`pinned` ones are page-locked, and take long to make: a GPU copies from them by itself."""
+        self._pinned = pinned
         self._free: list[np.ndarray] = []
 
     def take(self, shape: tuple[int, ...], dtype: str = "uint8") -> np.ndarray:
         """Not cleared. Whoever keeps a part of it must keep the array, or a tensor made of it."""
-        memory = self._free.pop() if self._free else np.empty(shape, dtype)
+        memory = self._free.pop() if self._free else self._new(shape, dtype)
         if (memory.shape, memory.dtype) != (shape, dtype):
-            memory = np.empty(shape, dtype)
+            memory = self._new(shape, dtype)
         lent = memory.view()
         weakref.finalize(lent, self._free.append, memory).atexit = False
         return lent
+
+    def _new(self, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+        if not self._pinned:
+            return np.empty(shape, dtype)
+        return torch.empty(shape, dtype=getattr(torch, dtype), pin_memory=True).numpy()
 
 
 class Assembly:

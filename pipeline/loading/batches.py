@@ -39,9 +39,10 @@ def training_batches(
     first_step: int,
     num_workers: int,
     decoded: DecodedCache | None = None,
+    pinned: bool = False,
 ) -> Iterator[Batch]:
     """The rank's batches of one epoch from `first_step` on; the same pixels for a sample wherever it is processed, and
-    with a cache of decoded images as without.
+    with a cache of decoded images as without. `pinned` images lie in page-locked memory.
 
     Raises ParamsError for an augmentation that is not for the images' channels.
     """
@@ -57,7 +58,7 @@ def training_batches(
         draws_BD = uniforms(key_of(order.key, "augment"), counters_B, augment.NUM_DRAWS)
         return TrainingRender(augmentation, input_px, draws_BD)
 
-    return _batches(reader, plans(), render, input_px, num_workers, decoded)
+    return _batches(reader, plans(), render, input_px, num_workers, Pages(pinned), decoded)
 
 
 def evaluation_batches(
@@ -83,7 +84,14 @@ def evaluation_batches(
 
 
 def split_batches(
-    reader: SplitReader, *, input_px: int, batch_size: int, num_workers: int, rank: int = 0, world_size: int = 1
+    reader: SplitReader,
+    *,
+    input_px: int,
+    batch_size: int,
+    num_workers: int,
+    rank: int = 0,
+    world_size: int = 1,
+    pinned: bool = False,
 ) -> Iterator[Batch]:
     """The rank's batches of a whole split, in the index's order: every sample once over all ranks, padding masked."""
 
@@ -93,7 +101,7 @@ def split_batches(
     plans = ((numbers, mask, np.zeros_like(numbers)) for numbers, mask in steps())
     with contextlib.closing(reader.look_ahead(numbers for numbers, _ in steps())) as lookahead:
         for batch in _batches(
-            reader, plans, lambda _keys_B, _turns_B: EvaluationRender(input_px), input_px, num_workers
+            reader, plans, lambda _keys_B, _turns_B: EvaluationRender(input_px), input_px, num_workers, Pages(pinned)
         ):
             lookahead.advance()
             yield batch
@@ -105,10 +113,10 @@ def _batches(
     render: Callable[[np.ndarray, np.ndarray], Render],
     side_px: int,
     num_workers: int,
+    pages: Pages,
     decoded: DecodedCache | None = None,
 ) -> Iterator[Batch]:
     """Makes up to BATCHES_AHEAD batches ahead, each cut into one piece per worker."""
-    pages = Pages()
     if num_workers == 0:
         for plan in plans:
             yield Assembly(reader, *plan, render, side_px, pages, decoded).fill(0, len(plan[0])).batch()

@@ -29,5 +29,6 @@ class Average:
         self.num_updates += 1
         averages, weights = ([local(each) for each in of.parameters()] for of in (self.model, model))
         torch._foreach_lerp_(averages, weights, 1.0 - decay)
-        for mine, theirs in zip(self.model.buffers(), model.buffers(), strict=True):
-            mine.copy_(theirs)
+        for dtype in {buffer.dtype for buffer in model.buffers()}:  # one kernel for all of a type
+            copies, buffers = ([each for each in of.buffers() if each.dtype == dtype] for of in (self.model, model))
+            torch._foreach_copy_(copies, buffers)

@@ -56,17 +56,23 @@ def mix_images(images_BCHW: torch.Tensor, mix: Mix) -> torch.Tensor:
     pairs_P2CHW = images_BCHW.unflatten(0, (-1, 2))
     height, width = images_BCHW.shape[2:]
     device = images_BCHW.device
-    shares_P1111 = torch.from_numpy(mix.shares_P).to(device)[:, None, None, None, None]
+    shares_P1111 = on_device(mix.shares_P, device)[:, None, None, None, None]
     if mix.is_cut_P.any():
-        top_P, left_P, bottom_P, right_P = torch.from_numpy(mix.boxes_P4.T.copy()).to(device)[:, :, None]
+        top_P, left_P, bottom_P, right_P = on_device(mix.boxes_P4.T.copy(), device)[:, :, None]
         rows_H, columns_W = torch.arange(height, device=device), torch.arange(width, device=device)
         in_rows_PH = (rows_H >= top_P) & (rows_H < bottom_P)
         in_columns_PW = (columns_W >= left_P) & (columns_W < right_P)
         in_box_P11HW = (in_rows_PH[:, :, None] & in_columns_PW[:, None, :])[:, None, None]
-        is_cut_P1111 = torch.from_numpy(mix.is_cut_P).to(device)[:, None, None, None, None]
+        is_cut_P1111 = on_device(mix.is_cut_P, device)[:, None, None, None, None]
         shares_P1111 = torch.where(is_cut_P1111, (~in_box_P11HW).float(), shares_P1111)
     mixed_P2CHW = torch.lerp(pairs_P2CHW.flip(1), pairs_P2CHW, shares_P1111.to(images_BCHW.dtype))
     return mixed_P2CHW.flatten(0, 1)
+
+
+def on_device(values: np.ndarray, device: torch.device) -> torch.Tensor:
+    """Copied without waiting for what the device has to do before."""
+    tensor = torch.from_numpy(values)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
 def of_neighbours(labels_B: torch.Tensor) -> torch.Tensor:

@@ -92,7 +92,7 @@ def _train(task: "Task", parent_run_id: str | None, num_threads: int, scores: Sc
     write_plan(task, index)
     root = run_root(around["cluster"])
     tracker = open_tracker(task, index, around["tracking"], root, parent_run_id)
-    place = Place(0, 1, "cuda" if torch.cuda.is_available() else "cpu")
+    place = Place(0, 1, "cuda:0" if torch.cuda.is_available() else "cpu")
     status = "KILLED"
     try:
         train_rank(task, place, partial(_open_reporting, task, f"val/{index.score_name}", scores, tracker))

@@ -3,11 +3,13 @@
 from collections.abc import Callable, Iterator
 
 import numpy as np
+import torch
 
 from pipeline.loading import batches
 from pipeline.loading.ahead import Lookahead
 from pipeline.loading.augment import Augmentation
 from pipeline.loading.decoded import DecodedCache
+from pipeline.loading.device import Copies
 from pipeline.loading.read import SplitReader
 from pipeline.training.picture import drawing_first
 from pipeline.training.record import Record
@@ -36,6 +38,7 @@ class TrainingFeed:
         self._decoded = decoded
         self._steps_per_epoch, self._position = steps_per_epoch, position
         self._lookahead: Lookahead | None = None
+        self._copies = _copies_to(place)
 
     def __iter__(self) -> Iterator[batches.Batch]:
         epoch, first_step = divmod(self._position(), self._steps_per_epoch)
@@ -55,6 +58,7 @@ class TrainingFeed:
             first_step=first_step,
             num_workers=self._task.loading.workers_per_rank,
             decoded=self._decoded,
+            pinned=self._copies is not None,
         )
         if self._place.rank == 0 and self._position() == 0:
             made = drawing_first(made, self._task.run.files / "augmented_batch.png", self._reader.index.classes)
@@ -72,7 +76,7 @@ class TrainingFeed:
                 return
             self._record.worked(batch.work)
             self._lookahead.advance()
-            yield batch
+            yield self._copies.start(batch) if self._copies else batch
 
     def _coming(self, position: int) -> Iterator[np.ndarray]:
         """Sample numbers of each of the rank's steps from `position` to the end of the run."""
@@ -89,13 +93,22 @@ class ValidationFeed:
 
     def __init__(self, task: Task, place: Place, reader: SplitReader):
         self._task, self._place, self._reader = task, place, reader
+        self._copies = _copies_to(place)
 
     def __iter__(self) -> Iterator[batches.Batch]:
-        return batches.split_batches(
+        made = batches.split_batches(
             self._reader,
             input_px=self._task.model.input_px,
             batch_size=self._task.loading.global_batch_size // self._place.world_size,
             num_workers=self._task.loading.workers_per_rank,
             rank=self._place.rank,
             world_size=self._place.world_size,
+            pinned=self._copies is not None,
         )
+        return map(self._copies.start, made) if self._copies else made
+
+
+def _copies_to(place: Place) -> Copies | None:
+    """None where the batches are made in the memory that they are used in."""
+    device = torch.device(place.device)
+    return Copies(device) if device.type == "cuda" else None

@@ -39,5 +39,5 @@ class Mixer:
             return Mixed(images_BCHW)
         draws_PD = uniforms(key_of(self._seed, "mix", position), keys_B[::2], mixing.NUM_DRAWS)
         mix = mixing.plan(self._kind, draws_PD, *images_BCHW.shape[2:])
-        shares_B = torch.from_numpy(np.repeat(mix.shares_P, 2)).to(images_BCHW.device)
+        shares_B = mixing.on_device(np.repeat(mix.shares_P, 2), images_BCHW.device)
         return Mixed(mixing.mix_images(images_BCHW, mix), mixing.of_neighbours(labels_B), shares_B)

@@ -143,9 +143,7 @@ class Classifier(lightning.LightningModule):
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         self._record.phases.begin("transfer")
-        batch.images_BCHW = batch.images_BCHW.to(device, non_blocking=True)
-        batch.labels_B = batch.labels_B.to(device, non_blocking=True)
-        batch.mask_B = batch.mask_B.to(device, non_blocking=True)
+        batch.arrive()
         self._record.phases.begin("compute")
         return batch
 

@@ -1,0 +1,43 @@
+"""Batches on a GPU, copied in a stream of their own: the copy of one runs beside the step of the one before."""
+
+from collections import deque
+from dataclasses import dataclass, field
+
+import torch
+
+from pipeline.loading.assembly import Batch
+
+
+@dataclass
+class Copy(Batch):
+    """A batch that is on its way to the GPU, or there."""
+
+    ready: torch.cuda.Event = field(kw_only=True)
+
+    def arrive(self) -> None:
+        stream = torch.cuda.current_stream(self.images_BCHW.device)
+        stream.wait_event(self.ready)
+        for tensor in (self.images_BCHW, self.labels_B, self.mask_B):
+            tensor.record_stream(stream)  # its memory is not given away while that stream still reads it
+
+
+class Copies:
+    """Makes copies on one GPU; one thread's."""
+
+    def __init__(self, device: torch.device):
+        self._device, self._stream = device, torch.cuda.Stream(device)
+        self._under_way: deque[tuple[torch.cuda.Event, Batch]] = deque()
+        """Batches that the GPU may still read: their pages must not be written again."""
+
+    def start(self, batch: Batch) -> Copy:
+        """The batch on the GPU, to be used once it has arrived. Nothing waits here where its images are pinned."""
+        while self._under_way and self._under_way[0][0].query():
+            self._under_way.popleft()
+        with torch.cuda.stream(self._stream):
+            labels_B, mask_B, images_BCHW = (
+                tensor.to(self._device, non_blocking=True)
+                for tensor in (batch.labels_B.pin_memory(), batch.mask_B.pin_memory(), batch.images_BCHW)
+            )
+            ready = self._stream.record_event()
+        self._under_way.append((ready, batch))
+        return Copy(images_BCHW, labels_B, mask_B, batch.keys_B, batch.work, ready=ready)
