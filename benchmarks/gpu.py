@@ -26,8 +26,8 @@ sys.path.insert(0, str(ROOT))
 SIDE_PX = 224
 NUM_LOADER_STEPS = 12
 AUGMENT = {
-    "crop_scale": (0.08, 1.0), "crop_ratio": (0.75, 1.33), "horizontal_flip": True, "color_jitter": 0.0,
-    "policy": "none",
+    "crop_scale": (0.08, 1.0), "crop_ratio": (0.75, 1.33), "horizontal_flip": True, "vertical_flip": False,
+    "color_jitter": 0.0, "policy": "none",
 }  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import cv2
 import numpy as np
 
 from pipeline.loading.operations import change
@@ -90,7 +91,16 @@ def plan_erasing(probability: float, side_px: int, draws: np.ndarray) -> tuple[i
 def erase(image_HWC: np.ndarray, box: tuple[int, int, int, int]) -> None:
     """Paints the box in the image's own mean colour, in place."""
     top, left, height, width = box
-    image_HWC[top : top + height, left : left + width] = np.rint(image_HWC.mean(axis=(0, 1)))
+    num_pixels = image_HWC.shape[0] * image_HWC.shape[1]
+    image_HWC[top : top + height, left : left + width] = np.rint(_sums(image_HWC) / num_pixels)
+
+
+def _sums(image_HWC: np.ndarray) -> np.ndarray:
+    """Of each channel, float64 and exact; OpenCV's take a thirtieth of NumPy's time, and are for up to four."""
+    num_channels = image_HWC.shape[2]
+    if num_channels > 4:
+        return image_HWC.sum(axis=(0, 1), dtype=np.float64)
+    return np.array(cv2.sumElems(image_HWC)[:num_channels])
 
 
 def _augmix(side_px: int, draws: np.ndarray) -> tuple[Chain, ...]:

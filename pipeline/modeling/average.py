@@ -18,6 +18,7 @@ class Average:
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         self.decay = decay
         self.num_updates = 0
+        self._followed: torch.nn.Module | None = None
 
     @torch.no_grad()
     def update(self, model: torch.nn.Module) -> None:
@@ -27,8 +28,17 @@ class Average:
         """
         decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
         self.num_updates += 1
-        averages, weights = ([local(each) for each in of.parameters()] for of in (self.model, model))
+        if self._followed is not model:
+            self._follow(model)
+        averages, weights = ([local(each) for each in parameters] for parameters in self._parameters)
         torch._foreach_lerp_(averages, weights, 1.0 - decay)
-        for dtype in {buffer.dtype for buffer in model.buffers()}:  # one kernel for all of a type
-            copies, buffers = ([each for each in of.buffers() if each.dtype == dtype] for of in (self.model, model))
+        for copies, buffers in self._buffers:
             torch._foreach_copy_(copies, buffers)
+
+    def _follow(self, model: torch.nn.Module) -> None:
+        """Finds what belongs together: walking through a network takes longer than a GPU's step of a small one."""
+        both = (self.model, model)
+        self._followed = model
+        self._parameters = [list(of.parameters()) for of in both]
+        dtypes = dict.fromkeys(buffer.dtype for buffer in model.buffers())  # one kernel copies all of a type
+        self._buffers = [[[each for each in of.buffers() if each.dtype == dtype] for of in both] for dtype in dtypes]
