@@ -4,7 +4,7 @@ ResNet-50 at 224 px, bfloat16, channels_last, SGD, random-resized crops and flip
 drawn at random, on the GPU; ours reads, decodes and crops JPEGs on the processor's cores, keeps a ledger and a log.
 Both run in turns. Then the loader alone, by number of threads: how many cores a GPU of that speed needs.
 
-    python benchmarks/gpu.py --photos FOLDER [--compile] [--batch 256] [--threads 1 2 4 8 16]
+    python benchmarks/gpu.py --photos FOLDER [--compile] [--batch 256] [--workers 16] [--threads 1 2 4 8 16]
 
 FOLDER holds .jpg files; without one, photographs are drawn.
 """
@@ -23,8 +23,10 @@ from loader import NUM_CLASSES, read_photos, write_shards
 from training import ROOT, WARM_STEPS, Rates
 
 sys.path.insert(0, str(ROOT))
+NUM_SLOTS = 9
 SIDE_PX = 224
 NUM_LOADER_STEPS = 12
+PHASES = ("wait", "transfer", "compute")
 AUGMENT = {
     "crop_scale": (0.08, 1.0), "crop_ratio": (0.75, 1.33), "horizontal_flip": True, "vertical_flip": False,
     "color_jitter": 0.0, "policy": "none",
@@ -49,13 +51,29 @@ def make_task(index_path: Path, folder: Path, backbone: str, batch: int, num_thr
     return Task(run=RunFolder(folder), index_path=index_path, fingerprint="benchmark", **changed)
 
 
-def ours(task) -> float:
+class Figures(Rates):
+    """A spool that also remembers what the GPU did meanwhile."""
+
+    def __init__(self):
+        super().__init__()
+        self.fractions: dict[str, list[float]] = {}
+
+    def append(self, step: int, metrics: dict[str, float], epoch: int | None = None) -> None:
+        super().append(step, metrics, epoch)
+        for name in PHASES:
+            if f"loader/{name}_fraction" in metrics and step > WARM_STEPS:
+                self.fractions.setdefault(name, []).append(metrics[f"loader/{name}_fraction"])
+
+
+def ours(task) -> tuple[float, dict[str, float]]:
+    """Images a second, and the parts of the GPU's time."""
     from pipeline.training.fit import train_rank
     from pipeline.training.task import Place
 
-    rates = Rates()
-    train_rank(task, Place(0, 1, "cuda:0"), rates.open)
-    return statistics.median(rates.images_per_second)
+    figures = Figures()
+    train_rank(task, Place(0, 1, "cuda:0"), figures.open)
+    medians = {name: round(statistics.median(values), 3) for name, values in figures.fractions.items()}
+    return statistics.median(figures.images_per_second), medians
 
 
 def by_hand(backbone: str, batch: int, num_steps: int, compiled: bool) -> float:
@@ -91,28 +109,18 @@ def by_hand(backbone: str, batch: int, num_steps: int, compiled: bool) -> float:
     return statistics.median(rates[1:])
 
 
-def loader_rates(index_path: Path, batch: int, threads: list[int]) -> dict[str, float]:
-    from pipeline.loading.augment import Augmentation
-    from pipeline.loading.batches import training_batches
-    from pipeline.loading.order import order
+def loader_rate(task) -> float:
     from pipeline.loading.read import SplitReader
+    from pipeline.training.feed import open_epochs
+    from pipeline.training.task import Place
 
-    reader = SplitReader(index_path, "train")
-    augmentation = Augmentation(**{name: value for name, value in AUGMENT.items() if name != "policy"})
-    steps = order(reader.shard_sizes, seed=0, epoch=0, digest=reader.index.digest, global_batch_size=batch)
-    rates = {}
-    for num_threads in threads:
-        made = training_batches(
-            reader, steps, augmentation,
-            input_px=SIDE_PX, rank=0, world_size=1, first_step=0, num_workers=num_threads, pinned=True,
-        )  # fmt: skip
-        for _ in range(WARM_STEPS):
+    with open_epochs(task, Place(0, 1, "cuda:0"), SplitReader(task.index_path, "train")) as epochs:
+        made = epochs(0, 0)
+        for _ in range(NUM_SLOTS):
             next(made)
         started = time.perf_counter()
-        num_made = sum(1 for _ in itertools.islice(made, max(2, NUM_LOADER_STEPS * num_threads // max(threads))))
-        rates[str(num_threads)] = round(num_made * batch / (time.perf_counter() - started))
-        made.close()
-    return rates
+        num_steps = sum(1 for _ in itertools.islice(made, NUM_LOADER_STEPS))
+        return num_steps * task.loading.global_batch_size / (time.perf_counter() - started)
 
 
 def main() -> None:
@@ -122,7 +130,8 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2, 4, 8, 16])
+    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="loader threads of the run")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2, 4, 8, 16], help="of the loader alone")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--work", type=Path)
     arguments = parser.parse_args()
@@ -132,18 +141,22 @@ def main() -> None:
         print(json.dumps({"benchmark": "gpu", "gpu": None}))
         return
     rates: dict[str, list[float]] = {"by_hand": [], "ours": []}
+    fractions = {}
+    model = (arguments.backbone, arguments.batch)
     with tempfile.TemporaryDirectory(dir=arguments.work) as name:
         folder = Path(name)
         photos = read_photos(arguments.photos)
         write_shards(folder / "shards", [photos[at % len(photos)] for at in range(arguments.steps * arguments.batch)])
-        index_path = folder / "shards" / "index.json"
-        loader = loader_rates(index_path, arguments.batch, arguments.threads)
+
+        def task(run: str, num_threads: int):
+            return make_task(folder / "shards" / "index.json", folder / run, *model, num_threads, arguments.compile)
+
         for repeat in range(arguments.repeats):
-            model = (arguments.backbone, arguments.batch)
             rates["by_hand"].append(by_hand(*model, arguments.steps, arguments.compile))
-            task = make_task(index_path, folder / f"{repeat}", *model, max(arguments.threads), arguments.compile)
-            rates["ours"].append(ours(task))
-            print(json.dumps(rates), file=sys.stderr, flush=True)
+            rate, fractions = ours(task(f"run-{repeat}", arguments.workers))
+            rates["ours"].append(rate)
+            print(json.dumps(rates | fractions), file=sys.stderr, flush=True)
+        loader = {threads: round(loader_rate(task("loader", threads))) for threads in arguments.threads}
     medians = {name: statistics.median(values) for name, values in rates.items()}
     print(
         json.dumps(
@@ -156,6 +169,8 @@ def main() -> None:
                 "compiled": arguments.compile,
                 **{f"{name}_images_per_second": round(value) for name, value in medians.items()},
                 "ours_over_by_hand": round(medians["ours"] / medians["by_hand"], 3),
+                "parts_of_the_time": fractions,
+                "workers": arguments.workers,
                 "loader_images_per_second_by_threads": loader,
             }
         )

@@ -152,7 +152,7 @@ class Loading(Section):
     """`uniform` uses every sample once an epoch; `balanced` draws every class equally often, in as many steps, and
     needs lanes: 1 and shuffle_window_samples: null."""
     workers_per_rank: Annotated[int, Field(ge=0)]
-    """Threads that decode ahead; 0 decodes in the training thread."""
+    """Threads that decode ahead; 0 decodes in the thread that hands batches out."""
     cache_bytes: PositiveInt | None
     """What shards at an address may take of each machine's disk, in the folder that CONVOY_CACHE names; null for
     no limit."""

@@ -39,10 +39,10 @@ def training_batches(
     first_step: int,
     num_workers: int,
     decoded: DecodedCache | None = None,
-    pinned: bool = False,
+    pages: Pages | None = None,
 ) -> Iterator[Batch]:
     """The rank's batches of one epoch from `first_step` on; the same pixels for a sample wherever it is processed, and
-    with a cache of decoded images as without. `pinned` images lie in page-locked memory.
+    with a cache of decoded images as without. Images lie in `pages`, where they are given.
 
     Raises ParamsError for an augmentation that is not for the images' channels.
     """
@@ -58,7 +58,7 @@ def training_batches(
         draws_BD = uniforms(key_of(order.key, "augment"), counters_B, augment.NUM_DRAWS)
         return TrainingRender(augmentation, input_px, draws_BD)
 
-    return _batches(reader, plans(), render, input_px, num_workers, Pages(pinned), decoded)
+    return _batches(reader, plans(), render, input_px, num_workers, pages, decoded)
 
 
 def evaluation_batches(
@@ -91,7 +91,7 @@ def split_batches(
     num_workers: int,
     rank: int = 0,
     world_size: int = 1,
-    pinned: bool = False,
+    pages: Pages | None = None,
 ) -> Iterator[Batch]:
     """The rank's batches of a whole split, in the index's order: every sample once over all ranks, padding masked."""
 
@@ -101,7 +101,7 @@ def split_batches(
     plans = ((numbers, mask, np.zeros_like(numbers)) for numbers, mask in steps())
     with contextlib.closing(reader.look_ahead(numbers for numbers, _ in steps())) as lookahead:
         for batch in _batches(
-            reader, plans, lambda _keys_B, _turns_B: EvaluationRender(input_px), input_px, num_workers, Pages(pinned)
+            reader, plans, lambda _keys_B, _turns_B: EvaluationRender(input_px), input_px, num_workers, pages
         ):
             lookahead.advance()
             yield batch
@@ -113,10 +113,11 @@ def _batches(
     render: Callable[[np.ndarray, np.ndarray], Render],
     side_px: int,
     num_workers: int,
-    pages: Pages,
+    pages: Pages | None = None,
     decoded: DecodedCache | None = None,
 ) -> Iterator[Batch]:
     """Makes up to BATCHES_AHEAD batches ahead, each cut into one piece per worker."""
+    pages = pages or Pages()
     if num_workers == 0:
         for plan in plans:
             yield Assembly(reader, *plan, render, side_px, pages, decoded).fill(0, len(plan[0])).batch()

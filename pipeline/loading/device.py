@@ -7,6 +7,9 @@ import torch
 
 from pipeline.loading.assembly import Batch
 
+MAX_UNDER_WAY = 3
+"""Batches that are being copied; the next waits for the first of them."""
+
 
 @dataclass
 class Copy(Batch):
@@ -30,9 +33,9 @@ class Copies:
         """Batches that the GPU may still read: their pages must not be written again."""
 
     def start(self, batch: Batch) -> Copy:
-        """The batch on the GPU, to be used once it has arrived. Nothing waits here where its images are pinned."""
-        while self._under_way and self._under_way[0][0].query():
-            self._under_way.popleft()
+        """The batch on the GPU, to be used once it has arrived. Its images are pinned, or this waits for the copy."""
+        while self._under_way and (len(self._under_way) == MAX_UNDER_WAY or self._under_way[0][0].query()):
+            self._under_way.popleft()[0].synchronize()
         with torch.cuda.stream(self._stream):
             labels_B, mask_B, images_BCHW = (
                 tensor.to(self._device, non_blocking=True)

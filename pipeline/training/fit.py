@@ -14,8 +14,6 @@ import torch
 from pipeline.errors import CheckpointError
 from pipeline.heap import UNLIMITED, keep_freed
 from pipeline.loading.ahead import check_cache
-from pipeline.loading.decoded import DecodedCache
-from pipeline.loading.kept import open_decoded
 from pipeline.loading.order import num_steps_per_epoch
 from pipeline.loading.read import SplitReader
 from pipeline.modeling import schedule, transfer
@@ -23,7 +21,7 @@ from pipeline.training import checkpoint
 from pipeline.training.bottleneck import judge
 from pipeline.training.collapse import CollapseGuard
 from pipeline.training.failures import translating
-from pipeline.training.feed import TrainingFeed, ValidationFeed
+from pipeline.training.feed import Epochs, TrainingFeed, ValidationFeed, open_epochs
 from pipeline.training.leave import leave
 from pipeline.training.ledger import Ledger, next_attempt
 from pipeline.training.mixer import build_mixer
@@ -66,7 +64,6 @@ def _train(task: Task, place: Place, open_sink: Callable[[Path, int], Sink]) -> 
             SplitReader(task.index_path, "train", loading.cache_bytes, loading.subset_fraction)
         ) as reader,
         contextlib.closing(SplitReader(task.index_path, "validation", loading.cache_bytes)) as validation,
-        open_decoded(reader, loading.decoded_cache_bytes, lambda text: _say(task, text)) as decoded,
     ):
         if reader.shelf.is_remote:
             steps = task.plan(reader.index.digest).epoch(0, reader)
@@ -88,12 +85,13 @@ def _train(task: Task, place: Place, open_sink: Callable[[Path, int], Sink]) -> 
             contextlib.closing(Ledger(task.run.ledger, attempt, place.rank, with_keys)) as ledger,
             contextlib.closing(StopSign(task.run.stop, place.rank, place.world_size)) as sign,
             _saving(task, place) as saver,
+            open_epochs(task, place, reader) as epochs,
         ):
             fresh = state is None
             classifier = _build_classifier(task, place, reader, record, ledger, sign, saver, steps_per_epoch, fresh)
             if state:
                 classifier.restore(state)
-            _fit(classifier, reader, decoded, validation, record, steps_per_epoch, task, place)
+            _fit(classifier, epochs, validation, record, steps_per_epoch, task, place)
     leave(task, place, classifier, record, attempt)
 
 
@@ -103,7 +101,7 @@ def _agree_on_start(task: Task, place: Place) -> tuple[int, dict[str, Any] | Non
     decision: list[int | None] = [None, None]
     if place.rank == 0 and not task.run.stop.exists():
         task.run.checkpoints.mkdir(parents=True, exist_ok=True)
-        state = checkpoint.restore(task.run.checkpoints, say=lambda text: _say(task, text))
+        state = checkpoint.restore(task.run.checkpoints, say=task.run.say)
         decision = [next_attempt(task.run.ledger), state["position"] if state else None]
     if place.world_size > 1:
         torch.distributed.broadcast_object_list(decision, src=0)
@@ -168,9 +166,7 @@ def _guard(task: Task, reader: SplitReader) -> CollapseGuard:
     is_balanced = task.loading.sampling == "balanced"
     counts = [1] * len(reader.index.classes) if is_balanced else reader.class_counts
     in_nats = task.training.loss == "cross_entropy" and task.training.balance == "none"
-    return CollapseGuard(
-        reader.index.classes, counts, task.optimizer.lr, loss_in_nats=in_nats, say=lambda text: _say(task, text)
-    )
+    return CollapseGuard(reader.index.classes, counts, task.optimizer.lr, loss_in_nats=in_nats, say=task.run.say)
 
 
 def _saving(task: Task, place: Place) -> contextlib.AbstractContextManager[Saver | None]:
@@ -183,15 +179,14 @@ def _saving(task: Task, place: Place) -> contextlib.AbstractContextManager[Saver
             fingerprint=task.fingerprint,
             every_seconds=task.training.checkpoint_every_seconds,
             keep=task.training.keep_checkpoints,
-            say=lambda text: _say(task, text),
+            say=task.run.say,
         )
     )
 
 
 def _fit(
     classifier: Classifier,
-    reader: SplitReader,
-    decoded: DecodedCache | None,
+    epochs: Epochs,
     validation: SplitReader,
     record: Record,
     steps_per_epoch: int,
@@ -216,9 +211,9 @@ def _fit(
             TrainingFeed(
                 task,
                 place,
-                reader,
-                decoded,
+                epochs,
                 record,
+                classes=validation.index.classes,
                 steps_per_epoch=steps_per_epoch,
                 position=lambda: classifier.position,
                 tell=_teller(task, place),
@@ -250,12 +245,7 @@ def _trainer(task: Task, place: Place, num_epochs: int) -> lightning.Trainer:
 
 def _teller(task: Task, place: Place) -> Callable[[str], None]:
     """Rank 0 speaks for all."""
-    return (lambda text: _say(task, text)) if place.rank == 0 else lambda text: None
-
-
-def _say(task: Task, text: str) -> None:
-    with open(task.run.notices, "a", encoding="utf-8") as file:
-        file.write(text + "\n")
+    return task.run.say if place.rank == 0 else lambda text: None
 
 
 def _silence_lightning() -> None:

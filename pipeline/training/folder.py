@@ -75,6 +75,10 @@ class RunFolder:
         """What rank 0 has to say to the person at the driver, a line each."""
         return self.path / "notices.txt"
 
+    def say(self, text: str) -> None:
+        with open(self.notices, "a", encoding="utf-8") as file:
+            file.write(text + "\n")
+
     @property
     def weights(self) -> Path:
         """What the finished run exports."""

@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import os
+import traceback
 
 import pytest
 import safetensors.torch
@@ -261,3 +262,11 @@ def test_a_network_that_learns_nothing_is_said(index_path, tmp_path):
 
 def test_a_network_that_learns_is_not_called_collapsed(undisturbed):
     assert "collapse? " not in undisturbed.run.notices.read_text()
+
+
+def test_a_step_formats_no_traceback(index_path, tmp_path, monkeypatch):
+    """torch.manual_seed does, for devices that are not there, and takes as long as a small network's step."""
+    formatted = []
+    monkeypatch.setattr(traceback, "format_stack", lambda *args: formatted.append(1) or [])
+    train(task(index_path, tmp_path, training={"ema_decay": 0.9}))
+    assert len(formatted) < STEPS_PER_EPOCH

@@ -1,5 +1,6 @@
 """What a GPU changes: where batches lie, what runs beside what, and the last bits. Skipped where there is none."""
 
+import contextlib
 import itertools
 import json
 import os
@@ -13,10 +14,11 @@ import pytest
 import safetensors.torch
 import shard_sets
 import torch
+from made_apart import batches_of, open_apart
 from small_runs import KilledError, Sink, task
 
-from pipeline.loading import batches
-from pipeline.loading.augment import Augmentation
+from pipeline.loading.assembly import Pages
+from pipeline.loading.device import Copies
 from pipeline.loading.read import SplitReader
 from pipeline.training import ledger
 from pipeline.training.batch_sizes import measure
@@ -87,7 +89,6 @@ def test_killed_and_resumed_it_goes_on_as_if_nothing_had_been(index_path, tmp_pa
         {"optimizer": {"name": "lamb"}, "training": {"balance": "class_weights"}},
         {"optimizer": {"name": "sgd"}, "transfer": {"mode": "probe"}},
         {"optimizer": {"name": "sgd"}, "transfer": {"mode": "gradual"}},
-        {"training": {"precision": "bf16", "compile": True}},
     ],
     ids=lambda more: " ".join(f"{key}={value}" for values in more.values() for key, value in values.items()),
 )
@@ -102,37 +103,41 @@ def test_every_way_of_training_ends_with_finite_weights(index_path, tmp_path, mo
     assert all(torch.isfinite(value).all() for value in weights(what).values())
 
 
-def test_batches_are_on_the_gpu_what_the_loader_made_though_memory_is_used_again(tmp_path):
+def test_a_compiled_network_learns(index_path, tmp_path):
+    what = task(index_path, tmp_path, epochs=1, training={"precision": "bf16", "compile": True})
+    train(what)
+    assert len(losses(what)) == STEPS_PER_EPOCH
+
+
+@pytest.mark.parametrize("where", ["here", "apart"])
+def test_batches_are_on_the_gpu_what_the_loader_made_though_memory_is_used_again(tmp_path, where):
     """Both streams are kept busy, so that copies and their use come long after they were asked for."""
-    from pipeline.loading.device import Copies
-
     index_path = shard_sets.write(tmp_path, {"train": [256]}, side_px=64)
-    reader = SplitReader(index_path, "train")
-
-    def made(pinned):
-        steps = task(index_path, tmp_path / "run").plan("").epoch(0, reader)
-        augmentation = Augmentation((0.5, 1.0), (0.75, 1.33), True, False, 0.0)
-        ranks = {"rank": 0, "world_size": 1, "first_step": 0, "num_workers": 2}
-        return batches.training_batches(reader, steps, augmentation, input_px=224, pinned=pinned, **ranks)
-
-    copies = Copies(torch.device("cuda:0"))
+    device = torch.device("cuda:0")
+    copies = Copies(device)
     streams = copies._stream, torch.cuda.current_stream()
-    busy = {stream: torch.randn(4096, 4096, device="cuda:0") for stream in streams}
+    busy = {stream: torch.randn(4096, 4096, device=device) for stream in streams}
     torch.cuda.synchronize()
     on_gpu = []
-    for batch in made(pinned=True):
-        assert batch.images_BCHW.is_pinned()
-        for stream, matrix in busy.items():
-            with torch.cuda.stream(stream):
-                for _ in range(10):
-                    matrix.copy_(torch.mm(matrix, matrix).clamp_(-1, 1))
-        copy = copies.start(batch)
-        del batch
-        copy.arrive()
-        on_gpu.append((copy.images_BCHW.double().sum((1, 2, 3)), copy.labels_B.clone(), copy.keys_B))
-        del copy
-    expected = list(made(pinned=False))
-    assert len(on_gpu) == len(expected) == 32
+    with contextlib.ExitStack() as stack:
+        if where == "apart":
+            make = stack.enter_context(contextlib.closing(open_apart(batches_of, index_path, device=device))).batches
+        else:
+            make = stack.enter_context(batches_of(index_path, Pages(pinned=True)))
+        for batch in make(0):
+            assert batch.images_BCHW.is_pinned()
+            for stream, matrix in busy.items():
+                with torch.cuda.stream(stream):
+                    for _ in range(5):
+                        matrix.copy_(torch.mm(matrix, matrix).clamp_(-1, 1))
+            copy = copies.start(batch)
+            del batch
+            copy.arrive()
+            on_gpu.append((copy.images_BCHW.double().sum((1, 2, 3)), copy.labels_B.clone(), copy.keys_B))
+            del copy
+    with batches_of(index_path, Pages()) as make:
+        expected = list(make(0))
+    assert len(on_gpu) == len(expected) == 64
     for (sums_B, labels_B, keys_B), batch in zip(on_gpu, expected, strict=True):
         assert np.array_equal(keys_B, batch.keys_B)
         assert torch.equal(labels_B.cpu(), batch.labels_B)
