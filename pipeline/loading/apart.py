@@ -47,6 +47,7 @@ class Apart:
 
     def __init__(self, open_maker: Open, *, batch_bytes: int, device: torch.device):
         """`batch_bytes` of images that a batch has at most; `device` is where they will be copied to."""
+        told = pickle.dumps(open_maker)
         slot_bytes = -(-batch_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
         descriptor = os.memfd_create("convoy-batches")
         os.ftruncate(descriptor, slot_bytes * NUM_SLOTS)
@@ -63,7 +64,7 @@ class Apart:
         other.close()
         os.close(descriptor)
         self._channel = Connection(mine.detach())
-        self._channel.send_bytes(pickle.dumps(open_maker))
+        self._channel.send_bytes(told)
         self._is_pinned = device.type == "cuda"
         if self._is_pinned:
             torch.cuda.check_error(torch.cuda.cudart().cudaHostRegister(self._memory.ctypes.data, self._memory.size, 0))
@@ -149,7 +150,10 @@ def serve(channel_descriptor: int, memory_descriptor: int, slot_bytes: int) -> N
     torch.set_num_threads(1)
     channel = Connection(channel_descriptor)
     slots = Slots(np.frombuffer(mmap.mmap(memory_descriptor, 0), np.uint8), slot_bytes)
-    open_maker: Open = pickle.loads(channel.recv_bytes())
+    try:
+        open_maker: Open = pickle.loads(channel.recv_bytes())
+    except EOFError:
+        return
     requests: queue.SimpleQueue[tuple] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(channel, slots, requests), daemon=True).start()
     try:
