@@ -35,7 +35,8 @@ class Copies:
     def start(self, batch: Batch) -> Copy:
         """The batch on the GPU, to be used once it has arrived. Its images are pinned, or this waits for the copy."""
         while self._under_way and (len(self._under_way) == MAX_UNDER_WAY or self._under_way[0][0].query()):
-            self._under_way.popleft()[0].synchronize()
+            self._under_way[0][0].synchronize()
+            self._under_way.popleft()  # only now: its pages are free with it
         with torch.cuda.stream(self._stream):
             labels_B, mask_B, images_BCHW = (
                 tensor.to(self._device, non_blocking=True)
