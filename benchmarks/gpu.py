@@ -23,7 +23,6 @@ from loader import NUM_CLASSES, read_photos, write_shards
 from training import ROOT, WARM_STEPS, Rates
 
 sys.path.insert(0, str(ROOT))
-NUM_SLOTS = 9
 SIDE_PX = 224
 NUM_LOADER_STEPS = 12
 PHASES = ("wait", "transfer", "compute")
@@ -110,6 +109,7 @@ def by_hand(backbone: str, batch: int, num_steps: int, compiled: bool) -> float:
 
 
 def loader_rate(task) -> float:
+    from pipeline.loading.apart import NUM_SLOTS
     from pipeline.loading.read import SplitReader
     from pipeline.training.feed import open_epochs
     from pipeline.training.task import Place

@@ -44,6 +44,8 @@ def failing(pages):
             raise ZeroDivisionError("no loader divides by zero")
         if how == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
+        if how == "crashed":
+            os.kill(os.getpid(), signal.SIGSEGV)
         os._exit(7)
 
     yield make

@@ -25,7 +25,7 @@ from multiprocessing.connection import Connection
 import numpy as np
 import torch
 
-from pipeline.errors import OutOfMemoryError, TrainingError
+from pipeline.errors import OutOfMemoryError, PeerLostError, TrainingError
 from pipeline.loading.assembly import Batch, Pages
 from pipeline.loading.batches import BATCHES_AHEAD
 from pipeline.loading.device import MAX_UNDER_WAY
@@ -55,7 +55,7 @@ class Apart:
         self._slot_bytes = slot_bytes
         mine, other = socket.socketpair()
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _CODE, str(other.fileno()), str(descriptor), str(slot_bytes)],
+            [sys.executable, "-P", "-c", _CODE, str(other.fileno()), str(descriptor), str(slot_bytes)],
             pass_fds=(other.fileno(), descriptor),
             env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             stdin=subprocess.DEVNULL,
@@ -64,16 +64,22 @@ class Apart:
         other.close()
         os.close(descriptor)
         self._channel = Connection(mine.detach())
-        self._channel.send_bytes(told)
         self._is_pinned = device.type == "cuda"
-        if self._is_pinned:
-            torch.cuda.check_error(torch.cuda.cudart().cudaHostRegister(self._memory.ctypes.data, self._memory.size, 0))
+        try:
+            self._channel.send_bytes(told)
+            if self._is_pinned:
+                pinned = torch.cuda.cudart().cudaHostRegister(self._memory.ctypes.data, self._memory.size, 0)
+                torch.cuda.check_error(pinned)
+        except BaseException:
+            self._process.kill()
+            self._process.wait()
+            raise
 
     def batches(self, *request: object) -> Iterator[Batch]:
         """What the other process's `Make` gives for the request.
 
-        Raises what was raised there, OutOfMemoryError when that process was killed, and TrainingError when it ended in
-        another way.
+        Raises what was raised there, OutOfMemoryError when that process was killed, PeerLostError when another signal
+        ended it, and TrainingError when it ended by itself.
         """
         self._channel.send_bytes(pickle.dumps(request))
         while (answer := self._receive()) is not None:
@@ -90,8 +96,9 @@ class Apart:
             self._process.kill()
             self._process.wait()
         if self._is_pinned:
-            torch.cuda.synchronize()
-            torch.cuda.check_error(torch.cuda.cudart().cudaHostUnregister(self._memory.ctypes.data))
+            with contextlib.suppress(RuntimeError):  # the GPU's own, which was raised before
+                torch.cuda.synchronize()
+                torch.cuda.check_error(torch.cuda.cudart().cudaHostUnregister(self._memory.ctypes.data))
 
     def _receive(self) -> object:
         try:
@@ -103,9 +110,13 @@ class Apart:
                     "The process that loads batches was killed, as systems do when memory runs out; free some, lower "
                     "loading.global_batch_size or model.input_px, and run the same command again."
                 ) from exc
+            if code < 0:
+                raise PeerLostError(
+                    f"The process that loads batches was ended by {signal.Signals(-code).name}; run the same command "
+                    "again to go on. If it happens again, please report it."
+                ) from exc
             raise TrainingError(
-                f"The process that loads batches ended with {code}; what it wrote before says why. Please report it, "
-                "unless somebody ended it: then run the same command again."
+                f"The process that loads batches ended with {code}; what it wrote before says why. Please report it."
             ) from exc
 
     def _batch(self, slot: int, shape: tuple[int, ...], dtype: str, *others: object) -> Batch:

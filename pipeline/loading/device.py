@@ -35,8 +35,7 @@ class Copies:
     def start(self, batch: Batch) -> Copy:
         """The batch on the GPU, to be used once it has arrived. Its images are pinned, or this waits for the copy."""
         while self._under_way and (len(self._under_way) == MAX_UNDER_WAY or self._under_way[0][0].query()):
-            self._under_way[0][0].synchronize()
-            self._under_way.popleft()  # only now: its pages are free with it
+            self._let_go()
         with torch.cuda.stream(self._stream):
             labels_B, mask_B, images_BCHW = (
                 tensor.to(self._device, non_blocking=True)
@@ -45,3 +44,12 @@ class Copies:
             ready = self._stream.record_event()
         self._under_way.append((ready, batch))
         return Copy(images_BCHW, labels_B, mask_B, batch.keys_B, batch.work, ready=ready)
+
+    def finish(self) -> None:
+        """Waits for the copies that are under way: no page is held any more."""
+        while self._under_way:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        self._under_way[0][0].synchronize()
+        self._under_way.popleft()  # only now: its pages are free with it

@@ -32,13 +32,26 @@ class Average:
             self._follow(model)
         averages, weights = ([local(each) for each in parameters] for parameters in self._parameters)
         torch._foreach_lerp_(averages, weights, 1.0 - decay)
-        for copies, buffers in self._buffers:
+        for places in self._buffers:
+            copies, buffers = ([holder[name] for holder, name in of] for of in zip(*places, strict=True))
             torch._foreach_copy_(copies, buffers)
 
     def _follow(self, model: torch.nn.Module) -> None:
-        """Finds what belongs together: walking through a network takes longer than a GPU's step of a small one."""
-        both = (self.model, model)
+        """Finds what belongs together: walking through a network takes longer than a GPU's step of a small one.
+
+        Parameters stay the same objects when a network moves to another device; buffers are replaced, so that their
+        places are kept.
+        """
         self._followed = model
-        self._parameters = [list(of.parameters()) for of in both]
-        dtypes = dict.fromkeys(buffer.dtype for buffer in model.buffers())  # one kernel copies all of a type
-        self._buffers = [[[each for each in of.buffers() if each.dtype == dtype] for of in both] for dtype in dtypes]
+        self._parameters = [list(of.parameters()) for of in (self.model, model)]
+        of_dtypes: dict[torch.dtype, list] = {}  # one kernel copies all of a type
+        for mine, theirs in zip(_places(self.model), _places(model), strict=True):
+            holder, name = theirs
+            of_dtypes.setdefault(holder[name].dtype, []).append((mine, theirs))
+        self._buffers = list(of_dtypes.values())
+
+
+def _places(model: torch.nn.Module) -> list[tuple[dict[str, torch.Tensor | None], str]]:
+    """Where each buffer is kept: a module's dictionary, and the name in it."""
+    holders = [module._buffers for module in model.modules()]
+    return [(holder, name) for holder in holders for name, buffer in holder.items() if buffer is not None]

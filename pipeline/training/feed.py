@@ -132,6 +132,8 @@ class TrainingFeed:
             batch = next(made, None)
             self._record.phases.begin("compute")
             if batch is None:
+                if self._copies:
+                    self._copies.finish()
                 return
             self._record.worked(batch.work)
             yield self._copies.start(batch) if self._copies else batch
@@ -155,7 +157,11 @@ class ValidationFeed:
             world_size=self._place.world_size,
             pages=self._pages,
         )
-        return map(self._copies.start, made) if self._copies else made
+        return self._copied(made) if self._copies else made
+
+    def _copied(self, made: Iterator[batches.Batch]) -> Iterator[batches.Batch]:
+        yield from map(self._copies.start, made)
+        self._copies.finish()
 
 
 def _copies_to(place: Place) -> Copies | None:

@@ -1,11 +1,13 @@
 """Batches from another process: the same as from this one, and no process is left or waited for in vain."""
 
 import contextlib
+import gc
 import os
 import select
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -17,9 +19,10 @@ import torch
 from made_apart import BATCH, batches_of, failing, open_apart
 from small_runs import Sink, task
 
-from pipeline.errors import ArtifactError, OutOfMemoryError, TrainingError
+from pipeline.errors import ArtifactError, OutOfMemoryError, PeerLostError, TrainingError
 from pipeline.loading.apart import NUM_SLOTS, Apart
 from pipeline.loading.assembly import Pages
+from pipeline.loading.device import MAX_UNDER_WAY
 from pipeline.training import feed, fit, ledger
 from pipeline.training.task import Place
 
@@ -88,6 +91,7 @@ def test_pages_are_not_written_while_their_batch_is_held(index_path):
         ("ours", ArtifactError, "train-000000.tar is not what it was"),
         ("a bug", ZeroDivisionError, "no loader divides by zero"),
         ("killed", OutOfMemoryError, "was killed, as systems do when memory runs out; free some, lower "),
+        ("crashed", PeerLostError, "was ended by SIGSEGV; run the same command again to go on."),
         ("exit", TrainingError, "ended with 7; what it wrote before says why"),
     ],
 )
@@ -126,18 +130,48 @@ def test_an_interruption_is_for_the_process_that_trains(index_path):
         assert sum(1 for _ in apart.batches(1)) == NUM_SAMPLES // BATCH
 
 
-def test_a_run_that_loads_apart_ends_with_the_same_bits(index_path, tmp_path, monkeypatch):
-    @contextlib.contextmanager
-    def open_epochs(what, place, reader):
-        made = partial(feed._epochs_there, what, place)
-        with contextlib.closing(Apart(made, batch_bytes=8 * 32 * 32 * 3, device=torch.device("cpu"))) as apart:
-            yield apart.batches
+@contextlib.contextmanager
+def epochs_apart(what, place, reader):
+    made = partial(feed._epochs_there, what, place)
+    with contextlib.closing(Apart(made, batch_bytes=8 * 32 * 32 * 3, device=torch.device("cpu"))) as apart:
+        yield apart.batches
 
+
+class SlowCopies:
+    """As those to a GPU that is late: they hold their batches until somebody waits for them."""
+
+    def __init__(self):
+        self.held = []
+
+    def start(self, batch):
+        self.held = [*self.held, batch][-MAX_UNDER_WAY:]
+        return batch
+
+    def finish(self):
+        self.held = []
+
+
+@pytest.mark.timeout(120)  # with pages that nobody lets go it would wait for ever
+def test_a_run_of_several_fits_lets_all_pages_go(index_path, tmp_path, monkeypatch):
+    monkeypatch.setattr(fit, "open_epochs", epochs_apart)
+    monkeypatch.setattr(feed, "_copies_to", lambda place: SlowCopies())
+    monkeypatch.setattr(feed, "Pages", lambda pinned: Pages())  # which only a GPU can lock
+    what = task(index_path, tmp_path, epochs=4)
+    gradual = what.transfer.model_copy(update={"mode": "gradual"})
+    gc.disable()  # what old feeds hold must not be let go by chance
+    try:
+        fit.train_rank(replace(what, transfer=gradual), Place(0, 1, "cpu"), Sink().open)
+    finally:
+        gc.enable()
+    assert what.run.result.exists()
+
+
+def test_a_run_that_loads_apart_ends_with_the_same_bits(index_path, tmp_path, monkeypatch):
     changes = {"training": {"progressive_px": [24, 32, 32]}, "loading": {"decoded_cache_bytes": 10**7}}
     monkeypatch.setenv("CONVOY_CACHE", str(tmp_path / "cache"))
     here, there = (task(index_path, tmp_path / name, **changes) for name in ("here", "there"))
     fit.train_rank(here, Place(0, 1, "cpu"), Sink().open)
-    monkeypatch.setattr(fit, "open_epochs", open_epochs)
+    monkeypatch.setattr(fit, "open_epochs", epochs_apart)
     fit.train_rank(there, Place(0, 1, "cpu"), Sink().open)
     assert ledger.read(there.run.ledger) == ledger.read(here.run.ledger)
     assert there.run.weights.read_bytes() == here.run.weights.read_bytes()

@@ -74,3 +74,12 @@ def test_there_are_only_so_many_and_the_oldest_is_waited_for_before_its_page_goe
         start(copies, pages, events)
     assert [event.waited for event in events] == [[True], [True]] + [[]] * MAX_UNDER_WAY
     assert [event.page() is None for event in events] == [True, True] + [False] * MAX_UNDER_WAY
+
+
+def test_finished_copies_hold_nothing(events):
+    copies, pages = Copies(torch.device("cpu")), Pages()
+    for _ in range(2):
+        start(copies, pages, events)
+    copies.finish()
+    assert [event.waited for event in events] == [[True], [True]]
+    assert [event.page() is None for event in events] == [True, True]
