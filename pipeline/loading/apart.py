@@ -81,7 +81,7 @@ class Apart:
         Raises what was raised there, OutOfMemoryError when that process was killed, PeerLostError when another signal
         ended it, and TrainingError when it ended by itself.
         """
-        self._channel.send_bytes(pickle.dumps(request))
+        self._tell(request)
         while (answer := self._receive()) is not None:
             if isinstance(answer, Exception):
                 raise answer
@@ -121,12 +121,12 @@ class Apart:
 
     def _batch(self, slot: int, shape: tuple[int, ...], dtype: str, *others: object) -> Batch:
         images_BHWC = _view(self._memory, slot, self._slot_bytes, shape, dtype)
-        weakref.finalize(images_BHWC, self._free, slot).atexit = False
+        weakref.finalize(images_BHWC, self._tell, slot).atexit = False
         return Batch(torch.from_numpy(images_BHWC).permute(0, 3, 1, 2), *others)
 
-    def _free(self, slot: int) -> None:
-        with contextlib.suppress(OSError):  # closed, or gone: the next batch will tell
-            self._channel.send_bytes(pickle.dumps(slot))
+    def _tell(self, what: object) -> None:
+        with contextlib.suppress(OSError):  # closed, or gone: who receives will see
+            self._channel.send_bytes(pickle.dumps(what))
 
 
 class Slots(Pages):

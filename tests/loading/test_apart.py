@@ -104,6 +104,15 @@ def test_what_goes_wrong_there_is_raised_here(how, error, words):
             assert "made_apart.py" in raised.value.__notes__[0]
 
 
+def test_one_that_was_killed_between_two_epochs_is_missed_at_the_next(index_path):
+    with contextlib.closing(open_apart(batches_of, index_path)) as apart:
+        assert sum(1 for _ in apart.batches(0)) == NUM_SAMPLES // BATCH
+        apart._process.kill()
+        assert is_gone(apart._process.pid)
+        with pytest.raises(OutOfMemoryError, match="was killed"):
+            next(apart.batches(1))
+
+
 def test_it_ends_when_it_is_closed_in_the_middle_of_an_epoch(index_path):
     apart = open_apart(batches_of, index_path)
     next(apart.batches(0))
