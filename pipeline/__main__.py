@@ -3,6 +3,7 @@
 Exit codes: 0 done; 1 the user can mend it; 2 wrong usage; 70 a bug of ours, with its traceback.
 """
 
+import contextlib
 import enum
 import importlib
 import inspect
@@ -12,12 +13,15 @@ import sys
 import threading
 import traceback
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipeline.errors import ConvoyError
 from pipeline.stages.interrupt import PARENT_GONE
+
+if TYPE_CHECKING:
+    import psutil
 
 BUG = 70  # EX_SOFTWARE of sysexits.h
 
@@ -260,14 +264,31 @@ def _follow_dvc() -> None:
     """Ends this process when the dvc that started it is gone: DVC leaves its child running on without a lock."""
     if "DVC_STAGE" not in os.environ:
         return
-    parent = os.getppid()
+    import psutil
+
+    parents = [psutil.Process(os.getppid())]
+    if _is_shell(parents[0]):  # which not every shell replaces with its only command
+        parents.append(parents[0].parent() or parents[0])
+    pids = [parent.pid for parent in parents]
+
+    def are_there() -> bool:
+        found = [os.getppid()]
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found += [parent.ppid() for parent in parents[:-1]]
+        return found == pids
 
     def watch() -> None:
-        while os.getppid() == parent:
+        while are_there():
             threading.Event().wait(0.1)  # the same command may follow at once, and wants the lock
         os.kill(os.getpid(), PARENT_GONE)
 
     threading.Thread(target=watch, name="convoy-parent", daemon=True).start()
+
+
+def _is_shell(process: "psutil.Process") -> bool:
+    """Whether it is one that DVC started for a stage's command."""
+    name, *arguments = process.cmdline() or [""]
+    return arguments[:1] == ["-c"] and "python" not in Path(name).name
 
 
 if __name__ == "__main__":

@@ -38,9 +38,10 @@ def test_ctrl_c_leaves_a_checkpoint_and_a_second_one_ends_at_once(undisturbed, p
     train_commands.ended_as(undisturbed, folder)
 
 
-def repro(folder):
+def repro(folder, shell="/bin/bash"):
+    """DVC starts a stage through $SHELL."""
     command = [sys.executable, "-m", "dvc", "repro", "--single-item", "train"]
-    environment = os.environ | {"PYTHONPATH": str(projects.REPOSITORY)}
+    environment = os.environ | {"PYTHONPATH": str(projects.REPOSITORY), "SHELL": shell}
     with open(folder / "dvc.txt", "ab") as said:
         return subprocess.Popen(command, cwd=folder, env=environment, stdout=said, stderr=said, start_new_session=True)
 
@@ -68,7 +69,7 @@ def end_dvc_alone(folder, dvc, attempt):
 def test_the_stage_ends_with_its_dvc_and_the_same_command_goes_on_at_once(project):
     folder = project(training=LONG)
     subprocess.run([sys.executable, "-m", "dvc", "config", "--local", "core.no_scm", "true"], cwd=folder, check=True)
-    one = end_dvc_alone(folder, repro(folder), attempt=1)
+    one = end_dvc_alone(folder, repro(folder, "/bin/sh"), attempt=1)  # stays beside the stage where it is dash
     other = end_dvc_alone(folder, repro(folder), attempt=2)
     assert one != other
     wait_until(lambda: not Path(f"/proc/{other}").exists(), "the end of the stage")
