@@ -25,7 +25,6 @@ from training import ROOT, WARM_STEPS, Rates
 sys.path.insert(0, str(ROOT))
 SIDE_PX = 224
 NUM_LOADER_STEPS = 12
-PHASES = ("wait", "transfer", "compute")
 AUGMENT = {
     "crop_scale": (0.08, 1.0), "crop_ratio": (0.75, 1.33), "horizontal_flip": True, "vertical_flip": False,
     "color_jitter": 0.0, "policy": "none",
@@ -58,6 +57,8 @@ class Figures(Rates):
         self.fractions: dict[str, list[float]] = {}
 
     def append(self, step: int, metrics: dict[str, float], epoch: int | None = None) -> None:
+        from pipeline.training.phases import PHASES
+
         super().append(step, metrics, epoch)
         for name in PHASES:
             if f"loader/{name}_fraction" in metrics and step > WARM_STEPS:
