@@ -25,6 +25,9 @@ class Model(Section):
     """Side of the square that the model sees."""
     drop_rate: Fraction
     """Dropout before the head."""
+    mirror: bool
+    """An answer is the mean of the logits for the image and for its mirror image, in validation, testing and the
+    exported model: surer, at twice the work of an answer. Not for images that mean something else in a mirror."""
 
     not_in_fingerprint = frozenset({"weights"})
 

@@ -44,6 +44,8 @@ class Evaluated:
     mistakes: list[Mistake] | list[WrongAnswer]
     audit: Audit
     pictures: AuditPictures
+    mirror: bool
+    """Whether each answer is the mean of two, of the image and of its mirror image."""
 
 
 def render(evaluated: Evaluated) -> str:
@@ -93,7 +95,7 @@ def fill(template: str, evaluated: Evaluated, **own: Any) -> str:
         found=found_rows(evaluated.audit, evaluated.pictures),
         absent=absent_names(evaluated.audit),
         data=_data(evaluated.index, evaluated.samples),
-        facts=_facts(evaluated.run, evaluated.metrics),
+        facts=_facts(evaluated.run, evaluated.metrics, evaluated.mirror),
         **own,
     )
 
@@ -202,11 +204,12 @@ def _without_folder(tracking_uri: str) -> str:
     return f"{is_sqlite}{Path(path).name}" if is_sqlite else scheme
 
 
-def _facts(run: Run, metrics: Metrics | MultiLabelMetrics) -> dict[str, str]:
+def _facts(run: Run, metrics: Metrics | MultiLabelMetrics, mirror: bool) -> dict[str, str]:
     minutes, seconds = divmod(round(run.train_seconds), 60)
     facts = {
         "Backbone": run.backbone,
         "Parameters": f"{run.num_parameters:,}",
+        "Looks at": "image and mirror image" if mirror else "image",
         "Epochs": run.ending,
         "Steps": f"{run.num_steps:,}",
         "Ranks": f"{run.world_size:,}",

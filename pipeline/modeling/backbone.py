@@ -16,6 +16,7 @@ from pipeline.artifacts import file_sha256
 from pipeline.errors import ModelError
 from pipeline.modeling import convoynet
 from pipeline.modeling.stem import RGB_CHANNELS
+from pipeline.networks.mirrored import Mirrored
 
 CONVOYNET = "convoynet"
 
@@ -39,6 +40,11 @@ def build(
     check(backbone, input_px, options, num_channels)
     name, arguments = _in_timms_terms(backbone, input_px, options or {})
     return timm.create_model(name, num_classes=num_classes, in_chans=num_channels, drop_rate=drop_rate, **arguments)
+
+
+def answering(network: torch.nn.Module, mirror: bool) -> torch.nn.Module:
+    """What is asked for a network's answers: itself, or with `mirror` what looks at mirror images, too."""
+    return Mirrored(network) if mirror else network
 
 
 def check(

@@ -20,6 +20,7 @@ from timm.models._hub import save_config_for_hf  # `save_for_hf` cannot write ch
 import pipeline.networks  # noqa: F401 - LeNet-5 and AlexNet, for timm's registry
 from pipeline.artifacts import file_sha256
 from pipeline.errors import ArtifactError, ModelError
+from pipeline.networks.mirrored import Mirrored
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
@@ -50,6 +51,8 @@ class Facts(pydantic.BaseModel):
     """Whether an image has any number of the classes: each has a sigmoid of its own then."""
     thresholds: list[float] = []
     """Of a multi-label model, the probability of each class from which on an image is said to have it."""
+    mirror: bool = False
+    """Whether an answer is the mean of two, of the image and of its mirror image; see `Mirrored`."""
     weights_sha256: str
 
 
@@ -69,6 +72,7 @@ class Export:
     temperature: float
     multi_label: bool
     thresholds: list[float]
+    mirror: bool
     sha256: str
     """Of model.safetensors."""
 
@@ -86,6 +90,7 @@ def write(
     pixel_dtype: str = "uint8",
     temperature: float = 1.0,
     thresholds: Sequence[float] | None = None,
+    mirror: bool = False,
 ) -> str:
     """The sha256 of the weights that now lie in `folder`, which is made. Same model, same bytes.
 
@@ -117,6 +122,7 @@ def write(
         temperature=temperature,
         multi_label=thresholds is not None,
         thresholds=list(thresholds or []),
+        mirror=mirror,
         weights_sha256=sha256,
     )
     save_config_for_hf(
@@ -153,7 +159,7 @@ def load(folder: Path) -> Export:
             f"{folder} holds weights and a {CONFIG} that do not fit each other ({exc}); run `convoy train` again."
         ) from exc
     return Export(
-        model=model.eval(),
+        model=Mirrored(model).eval() if facts.mirror else model.eval(),
         backbone=facts.backbone,
         classes=facts.classes,
         input_px=facts.input_px,
@@ -164,6 +170,7 @@ def load(folder: Path) -> Export:
         temperature=facts.temperature,
         multi_label=facts.multi_label,
         thresholds=facts.thresholds,
+        mirror=facts.mirror,
         sha256=facts.weights_sha256,
     )
 

@@ -37,7 +37,7 @@ def evaluate(evaluation: params.Evaluation, loading: params.Loading) -> None:
         table, metrics, mistakes = judge(
             exported, batches, samples, index, evaluation, lambda keys: read_images(reader.opened, index, SPLIT, keys)
         )
-    evaluated = Evaluated(table, samples, metrics, index, run, history, mistakes, audit, pictures)
+    evaluated = Evaluated(table, samples, metrics, index, run, history, mistakes, audit, pictures, exported.mirror)
     _publish(table, metrics, render_labels(evaluated) if index.multi_label else render(evaluated), index)
     _summarise(metrics)
 

@@ -134,7 +134,7 @@ def _measured(task: "Task", cluster: params.Cluster, trial: "Trial", *, num_step
         validations=-(-num_left // steps_per_epoch),
         validation_images=-(-trial.num_validation_samples // num_ranks),
         areas=areas(num_done // steps_per_epoch, task.model, task.training) or [1.0],
-        validation_area=(task.model.input_px / largest_px(task.model, task.training)) ** 2,
+        validation_area=(task.model.input_px / largest_px(task.model, task.training)) ** 2 * (1 + task.model.mirror),
     )
     return {
         "num_parameters": sum(parameter.numel() for parameter in trial.network.parameters()),

@@ -142,6 +142,7 @@ def _export(task: "Task", index: Index, folder: Path) -> None:
         mean=index.mean,
         std=index.std,
         thresholds=read_result(task.run).thresholds if index.multi_label else None,
+        mirror=task.model.mirror,
     )
 
 

@@ -137,7 +137,13 @@ def _build_classifier(
     num_steps = task.training.epochs * steps_per_epoch
     index = reader.index
     network = build_network(task, index, is_fresh=fresh)
-    trained = Trained(network, ema_decay=task.training.ema_decay, compiled=task.training.compile, rank=place.rank)
+    trained = Trained(
+        network,
+        ema_decay=task.training.ema_decay,
+        compiled=task.training.compile,
+        mirror=task.model.mirror,
+        rank=place.rank,
+    )
     return Classifier(
         trained,
         build_optimizer=lambda network: build_optimizer(task, network),

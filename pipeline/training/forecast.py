@@ -116,7 +116,8 @@ def run_seconds(
     """From the first step to the last; `validation_images` are those of one rank in one validation.
 
     Each of `areas` is that of the images of an equal part of the steps, as a part of those that were measured: a step
-    takes as long in proportion, and no less than its loading.
+    takes as long in proportion, and no less than its loading. `validation_area` is the same of a validation image, and
+    of its mirror image where both are looked at.
     """
     step_seconds = statistics.fmean(max(area * rates.together_seconds, rates.loader_seconds) for area in areas)
     compute_seconds = rates.step_seconds * VALIDATION_SHARE * validation_area

@@ -262,7 +262,7 @@ class Classifier(lightning.LightningModule):
                 torch.distributed.broadcast(buffer, src=0)  # running statistics differ by rank: those of rank 0 count
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        logits_BK = self.trained.evaluated(self._floats(batch.images_BCHW))
+        logits_BK = self.trained.answering(self._floats(batch.images_BCHW))
         self._validation.add(logits_BK, batch.labels_B, batch.mask_B)
 
     def on_validation_epoch_end(self) -> None:

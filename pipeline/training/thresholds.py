@@ -8,7 +8,7 @@ import torch
 from pipeline import ranking
 from pipeline.loading.batches import split_batches
 from pipeline.loading.read import SplitReader
-from pipeline.modeling import objective
+from pipeline.modeling import backbone, objective
 from pipeline.training.network import build_network
 from pipeline.training.task import Place, Task
 
@@ -30,7 +30,7 @@ def choose_thresholds(task: Task, place: Place, weights: dict[str, torch.Tensor]
         # One of its own: the trained one may lie in parts on all ranks.
         network = build_network(task, index, is_fresh=False)
         network.load_state_dict(weights)
-        network = network.to(place.device).eval()
+        network = backbone.answering(network.to(place.device).eval(), task.model.mirror)
         mean_C, std_C = (torch.tensor(values, device=place.device) for values in (index.mean, index.std))
         parts = []
         for batch in split_batches(

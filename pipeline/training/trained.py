@@ -5,6 +5,7 @@ from typing import Any
 import torch
 
 from pipeline.modeling.average import Average
+from pipeline.modeling.backbone import answering
 from pipeline.training import parts
 from pipeline.training.task import Place
 
@@ -12,13 +13,15 @@ from pipeline.training.task import Place
 class Trained:
     """Owns both. Whatever gathers parts is to be called on all ranks; rank 0 alone has what comes of it."""
 
-    def __init__(self, network: torch.nn.Module, *, ema_decay: float, compiled: bool, rank: int):
+    def __init__(self, network: torch.nn.Module, *, ema_decay: float, compiled: bool, mirror: bool, rank: int):
         self.network = network
         self._average = Average(network, ema_decay) if ema_decay else None
         self._is_first = rank == 0
         if compiled:
             # After the average was copied, which stays as it is; each size of a batch has code of its own, not all one.
             network.compile(dynamic=False)
+        self.answering = answering(self.evaluated, mirror)
+        """Normalised images [B, C, H, W] to logits [B, K], as what is evaluated answers."""
 
     @property
     def evaluated(self) -> torch.nn.Module:

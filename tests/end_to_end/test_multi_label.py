@@ -40,7 +40,7 @@ def project(tmp_path_factory) -> Path:
     changes = {
         "data": {"source": shape_pictures.write(folder / "images", NUM_PICTURES)},
         "augment": {"crop_scale": [0.9, 1.0], "color_jitter": 0.0},
-        "model": {"input_px": shape_pictures.SIDE_PX},
+        "model": {"input_px": shape_pictures.SIDE_PX, "mirror": True},
         "training": {"epochs": 6, "loss": "bce", "balance": "class_weights", "label_smoothing": 0.05},
         "registry": {"model_name": "shapes", "min_mean_ap": 0.9},
     }
@@ -84,6 +84,7 @@ def test_it_learns_which_shapes_are_there(metrics, predictions):
 def test_what_it_says_follows_from_thresholds_that_validation_chose(project, metrics, predictions):
     thresholds = export.load(project / "data/model").thresholds
     assert [metrics.per_class[name]["threshold"] for name in shape_pictures.CLASSES] == thresholds
+    assert export.load(project / "data/model").mirror
     probabilities_NK = np.array([row["probabilities"] for row in predictions])
     drawn_NK, said_NK = truth(predictions), probabilities_NK >= thresholds
     assert [np.flatnonzero(said_K).tolist() for said_K in said_NK] == [row["predicted"] for row in predictions]
@@ -112,6 +113,7 @@ def test_the_report_shows_what_makes_sense_and_nothing_else(project):
     assert all(f'id="{name}"' in page for name in ("training", "classes", "audit", "data", "run"))
     assert not any(f'id="{name}"' in page for name in ("confusion", "confidence"))
     assert not (project / "data/report/confusion.csv").exists()
+    assert "<dt>Looks at</dt><dd>image and mirror image</dd>" in page
 
 
 def test_it_is_registered_as_champion_and_answers_with_a_list(project, metrics):

@@ -206,6 +206,7 @@ def _evaluated(
         mistakes=surest_mistakes(table, classes, num_mistakes, lambda keys: {k: _encoded((128,) * 3) for k in keys}),
         audit=audit or audit_with(),
         pictures=pictures or NO_PICTURES,
+        mirror=False,
     )
 
 

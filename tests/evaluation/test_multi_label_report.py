@@ -79,7 +79,7 @@ def page_of(table, mistakes, history, run_record) -> str:
     return render_labels(
         Evaluated(
             table, pa.table({"width": sizes, "height": sizes}), metrics, index, run_record(index_digest), history,
-            mistakes, audit_with(), NO_PICTURES,
+            mistakes, audit_with(), NO_PICTURES, mirror=False,
         )
     )  # fmt: skip
 

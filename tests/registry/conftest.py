@@ -24,7 +24,7 @@ def client(uri):
 def write_export():
     """Writes test_resnet with seeded weights; gives the weights' sha256."""
 
-    def write(folder, classes=("o", "x"), seed=0, backbone="test_resnet", **kwargs):
+    def write(folder, classes=("o", "x"), seed=0, backbone="test_resnet", mirror=False, **kwargs):
         torch.manual_seed(seed)
         model = timm.create_model(backbone, num_classes=len(classes), **kwargs)
         return export.write(
@@ -36,6 +36,7 @@ def write_export():
             num_channels=3,
             mean=[0.4, 0.5, 0.6],
             std=[0.2, 0.25, 0.3],
+            mirror=mirror,
         )
 
     return write

@@ -42,6 +42,24 @@ def test_answers_are_those_of_the_parts_in_order(exported, monkeypatch):
     assert len({answer.probability for answer in answers}) == 5
 
 
+def test_with_mirror_both_ways_round_are_answered_alike(write_export, tmp_path):
+    write_export(tmp_path / "once", backbone="test_vit")
+    write_export(tmp_path / "twice", backbone="test_vit", mirror=True)
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    images = [_png(pixels), _png(pixels[:, ::-1])]
+    one, other = (each.probabilities["o"] for each in Classifier(tmp_path / "twice").classify(images))
+    assert one == pytest.approx(other, abs=1e-6)
+    seen = [by_hand(tmp_path / "once", image)[0] for image in images]
+    assert abs(seen[0] - seen[1]) > 1e-4
+    assert np.log(one / (1 - one)) == pytest.approx(np.mean([np.log(p / (1 - p)) for p in seen]), abs=1e-4)
+
+
+def _png(pixels_HWC):
+    buffer = io.BytesIO()
+    Image.fromarray(pixels_HWC).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 @pytest.mark.parametrize("num_images", [0, 1, 3])
 def test_a_bad_image_costs_only_itself(exported, monkeypatch, num_images):
     monkeypatch.setattr(classify, "IMAGES_PER_BATCH", 2)

@@ -53,6 +53,31 @@ def test_what_is_loaded_gives_the_same_logits(tmp_path, name, kwargs):
     assert (loaded.backbone, loaded.sha256) == (name, sha256)
 
 
+def test_with_mirror_an_answer_is_of_both_views_and_timm_alone_looks_at_one(tmp_path):
+    model = build("test_vit", img_size=64)
+    write(tmp_path / "plain", model)
+    write(tmp_path / "model", model, mirror=True)
+    loaded = export.load(tmp_path / "model")
+    images_BCHW = torch.rand(2, 3, 64, 64)
+    mirrored_BCHW = torch.from_numpy(images_BCHW.numpy()[:, :, :, ::-1].copy())
+    with torch.inference_mode():
+        one_BK, other_BK, mean_BK = model(images_BCHW), model(mirrored_BCHW), loaded.model(images_BCHW)
+        torch.testing.assert_close(loaded.model(mirrored_BCHW), mean_BK)
+    assert not torch.allclose(one_BK, other_BK)
+    torch.testing.assert_close(mean_BK, (one_BK + other_BK) / 2)
+    assert loaded.mirror
+    assert not any(module.training for module in loaded.model.modules())
+    assert not export.load(tmp_path / "plain").mirror
+    timm_alone.answers_alike(tmp_path / "model", model, tmp_path)
+
+
+def test_an_export_of_before_there_were_mirrors_is_read(copied):
+    config = json.loads((copied / export.CONFIG).read_text())
+    del config["convoy"]["mirror"]
+    (copied / export.CONFIG).write_text(json.dumps(config))
+    assert not export.load(copied).mirror
+
+
 def test_timm_alone_reads_it(tmp_path):
     model = build("test_vit", img_size=64)
     write(tmp_path / "model", model)

@@ -59,7 +59,9 @@ def validated(what) -> tuple[np.ndarray, np.ndarray]:
     (batch,) = evaluation_batches(what.index_path, "validation", input_px=32, batch_size=11, num_workers=0)
     with torch.inference_mode():
         images_BCHW = objective.normalize(batch.images_BCHW, torch.tensor(index.mean), torch.tensor(index.std))
-        return network(images_BCHW).double().sigmoid().numpy(), batch.labels_B.numpy()
+        views = [images_BCHW, torch.flip(images_BCHW, [3])] if what.model.mirror else [images_BCHW]
+        logits_BK = torch.stack([network(view) for view in views]).mean(0)
+        return logits_BK.double().sigmoid().numpy(), batch.labels_B.numpy()
 
 
 def test_what_is_left_is_measured_by_mean_average_precision_and_has_a_threshold_for_each_class(undisturbed):
@@ -102,6 +104,18 @@ def test_with_patience_the_thresholds_are_those_of_the_weights_that_are_left(ind
     assert f"validation mAP was highest in epoch {result.exported_epoch} " in result.ending
     probabilities_NK, hot_NK = validated(what)
     assert ranking.mean_average_precision(probabilities_NK, hot_NK) == pytest.approx(max(scores), abs=1e-6)
+    assert result.thresholds == pytest.approx(ranking.best_thresholds(probabilities_NK, hot_NK).tolist(), abs=1e-4)
+
+
+def test_with_mirror_validation_and_thresholds_are_of_both_views(index_path, undisturbed, tmp_path):
+    what = task(index_path, tmp_path, training=BCE, model={"mirror": True})
+    train(what)
+    result = result_of(what)
+    assert result.weights_sha256 == result_of(undisturbed).weights_sha256  # training knows nothing of it
+    assert result.thresholds != result_of(undisturbed).thresholds
+    probabilities_NK, hot_NK = validated(what)
+    expected = ranking.mean_average_precision(probabilities_NK, hot_NK)
+    assert result.validation["mean_ap"] == pytest.approx(expected, abs=1e-6)
     assert result.thresholds == pytest.approx(ranking.best_thresholds(probabilities_NK, hot_NK).tolist(), abs=1e-4)
 
 
