@@ -47,7 +47,7 @@ def main(backbone: str, repeats: int) -> dict:
     import torch
 
     from pipeline.training import checkpoint
-    from pipeline.training.saving import Saver
+    from pipeline.training.saving import Moment, Saver
 
     torch.set_num_threads(1)
     state = make_state(backbone)
@@ -56,7 +56,7 @@ def main(backbone: str, repeats: int) -> dict:
         saver = Saver(Path(temporary) / "thread", fingerprint="f", every_seconds=0.0, keep=1, say=print)
         for _ in range(repeats):
             written.append(seconds_of(lambda: checkpoint.save(Path(temporary) / "step", 1, state, keep=1)))
-            stalled.append(seconds_of(lambda: saver.save(lambda: state, must=True)))
+            stalled.append(seconds_of(lambda: saver.save(lambda: state, Moment.LAST)))
             saver.finish()
     return {
         "backbone": backbone,

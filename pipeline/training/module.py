@@ -21,6 +21,7 @@ from pipeline.training.ledger import Ledger
 from pipeline.training.mixer import Mixer
 from pipeline.training.patience import Patience
 from pipeline.training.record import Record
+from pipeline.training.saving import Moment, Save
 from pipeline.training.stopping import StopRequestedError
 from pipeline.training.trained import Trained
 from pipeline.training.validation import Validation
@@ -31,8 +32,8 @@ _SEED_RANGE = 2**63
 class Classifier(lightning.LightningModule):
     """Trains a network from `position` on; what it leaves goes to the ledger and to the record.
 
-    At log points all ranks meet: losses are averaged, ledgers are flushed, and `save` is offered the state, with
-    whether it must take it. Once `is_stop_asked`, they meet after that step, save, and end with StopRequestedError.
+    At log points all ranks meet: losses are averaged, ledgers are flushed, and `save` is offered the state. Once
+    `is_stop_asked`, they meet after that step, save, and end with StopRequestedError.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class Classifier(lightning.LightningModule):
         tell: Callable[[str], None],
         guard: CollapseGuard | None,
         patience: Patience,
-        save: Callable[[Callable[[], dict[str, Any]], bool], None],
+        save: Save,
     ):
         super().__init__()
         self.trained = trained
@@ -206,7 +207,7 @@ class Classifier(lightning.LightningModule):
             self._record.log_step(self.position, mean_loss, self._lr_at(self.position - 1), spent)
             self._loss_sum = torch.zeros_like(self._loss_sum)
         if self.position % self._steps_per_epoch:  # an epoch's last checkpoint comes after its validation
-            self._save(self.state, stop)
+            self._save(self.state, Moment.LAST if stop else Moment.STEP)
             if stop:
                 raise StopRequestedError
         self._stopping = stop
@@ -219,9 +220,10 @@ class Classifier(lightning.LightningModule):
             row = self._record.history[-1]
             self._guard.end_epoch(row["epoch"], row["train_loss"], self._validation.predicted_K)
         self.patience.end_epoch(self._record.history, self.trained.take)
-        self._save(self.state, True)
+        stop = self._is_stop_asked() or self._stopping
+        self._save(self.state, Moment.LAST if stop or self.is_over else Moment.EPOCH)
         self.trainer.should_stop = self.is_over
-        if (self._is_stop_asked() or self._stopping) and not self.is_over:
+        if stop and not self.is_over:
             raise StopRequestedError
 
     @property

@@ -3,6 +3,7 @@
 At most one is being written. The copy's memory, page-locked beside a GPU, is used again for the next.
 """
 
+import enum
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,15 +17,27 @@ from pipeline.training import checkpoint
 from pipeline.training.stopping import StopRequestedError
 from pipeline.training.task import Place, Task
 
-Save = Callable[[Callable[[], dict[str, Any]], bool], None]
-"""Is offered a state, and told whether it must take it."""
+
+class Moment(enum.Enum):
+    """When a state is offered, and so which of them are taken."""
+
+    STEP = "a step of an epoch"
+    """When the last one was taken long enough ago."""
+    EPOCH = "the end of an epoch"
+    """The same, and whenever none is being written: epochs may be shorter than a disk takes to flush."""
+    LAST = "the last of this process"
+    """Always."""
+
+
+Save = Callable[[Callable[[], dict[str, Any]], Moment], None]
+"""Is offered a state."""
 
 NOTICEABLE_SECONDS = 10.0
 """How long training stands still for a slow disk before it says so."""
 
 
 class Saver:
-    """Commits a checkpoint when it must, and otherwise when the last is old enough."""
+    """Commits what it is offered, as `Moment` says."""
 
     def __init__(self, folder: Path, *, fingerprint: str, every_seconds: float, keep: int, say: Callable[[str], None]):
         self._folder, self._fingerprint, self._keep, self._say = folder, fingerprint, keep, say
@@ -34,9 +47,9 @@ class Saver:
         self._writing: threading.Thread | None = None
         self._failure: BaseException | None = None
 
-    def save(self, state: Callable[[], dict[str, Any]], must: bool) -> None:
+    def save(self, state: Callable[[], dict[str, Any]], moment: Moment) -> None:
         """Takes the state as it is now, if one is due. Raises as `check` does."""
-        if not must and not self.is_due():
+        if not self.is_due(moment):
             return
         self.finish()
         content = self._staging.copy(state() | {"fingerprint": self._fingerprint})
@@ -44,8 +57,10 @@ class Saver:
         self._writing.start()
         self._saved = time.monotonic()
 
-    def is_due(self) -> bool:
-        return time.monotonic() - self._saved >= self._every_seconds
+    def is_due(self, moment: Moment) -> bool:
+        if moment is Moment.EPOCH and not (self._writing and self._writing.is_alive()):
+            return True
+        return moment is Moment.LAST or time.monotonic() - self._saved >= self._every_seconds
 
     def check(self) -> None:
         """Raises StorageError when the last one could not be written; asked after every step."""
@@ -79,17 +94,15 @@ def save_of(saver: Saver | None, task: Task, place: Place) -> Save:
     """How a rank offers its state; rank 0 alone has a saver. A state in parts is gathered by all ranks or by none, as
     rank 0's saver says."""
     if not task.is_split(place):
-        return saver.save if saver else lambda state, must: None
+        return saver.save if saver else lambda state, moment: None
 
-    def save(state: Callable[[], dict[str, Any]], must: bool) -> None:
-        if not must:
-            wish = torch.tensor([int(saver.is_due()) if saver else 0], device=place.device)
-            torch.distributed.broadcast(wish, src=0)
-            must = bool(wish)
-        if must:
+    def save(state: Callable[[], dict[str, Any]], moment: Moment) -> None:
+        wish = torch.tensor([int(saver.is_due(moment)) if saver else 0], device=place.device)
+        torch.distributed.broadcast(wish, src=0)
+        if wish:
             gathered = state()
             if saver:
-                saver.save(lambda: gathered, True)
+                saver.save(lambda: gathered, Moment.LAST)
 
     return save
 

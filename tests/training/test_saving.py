@@ -7,7 +7,7 @@ import torch
 
 from pipeline.errors import StorageError
 from pipeline.training import checkpoint, saving
-from pipeline.training.saving import Saver, committing
+from pipeline.training.saving import Moment, Saver, committing
 from pipeline.training.stopping import StopRequestedError
 
 
@@ -54,7 +54,7 @@ def gate(monkeypatch):
 def test_what_is_written_is_the_state_of_its_moment(saver, tmp_path, gate):
     net = Net()
     net.step()
-    saver.save(net.state, must=True)
+    saver.save(net.state, Moment.LAST)
     net.step()
     assert checkpoint.positions(tmp_path) == []  # training went on before it was written
     gate.set()
@@ -68,7 +68,7 @@ def test_one_is_written_at_a_time_and_its_memory_is_used_again(saver, tmp_path):
     net, places = Net(), []
     for _ in range(3):
         net.step()
-        saver.save(net.state, must=True)
+        saver.save(net.state, Moment.LAST)
         places.append([each.data_ptr() for each in saver._staging._tensors.values()])
     saver.finish()
     assert places[0] == places[1] == places[2]
@@ -78,9 +78,9 @@ def test_one_is_written_at_a_time_and_its_memory_is_used_again(saver, tmp_path):
 def test_the_next_waits_for_the_one_before_and_says_so_when_it_is_long(saver, tmp_path, gate, said, monkeypatch):
     monkeypatch.setattr(saving, "NOTICEABLE_SECONDS", 0.0)
     net = Net()
-    saver.save(net.state, must=True)
+    saver.save(net.state, Moment.LAST)
     net.step()
-    second = threading.Thread(target=saver.save, args=(net.state, True))
+    second = threading.Thread(target=saver.save, args=(net.state, Moment.LAST))
     second.start()
     assert second.is_alive()
     gate.set()
@@ -91,14 +91,14 @@ def test_the_next_waits_for_the_one_before_and_says_so_when_it_is_long(saver, tm
 
 
 def test_only_what_is_due_is_taken(tmp_path, saver):
-    saver.save(Net().state, must=False)
+    saver.save(Net().state, Moment.STEP)
     saver.finish()
     assert checkpoint.positions(tmp_path) == []
 
 
 def test_a_tensor_that_changes_its_form_is_copied_as_it_is(saver, tmp_path):
     for position, tensor in enumerate([torch.ones(1), torch.ones(3), torch.full((3,), 0.5, dtype=torch.float64)]):
-        saver.save(lambda position=position, tensor=tensor: {"position": position, "tensor": tensor}, must=True)
+        saver.save(lambda position=position, tensor=tensor: {"position": position, "tensor": tensor}, Moment.LAST)
         saver.finish()
         found = checkpoint.load(tmp_path, position)["tensor"]
         assert (found.dtype, found.tolist()) == (tensor.dtype, tensor.tolist())
@@ -110,9 +110,33 @@ def test_the_time_until_the_next_is_counted_from_the_last(tmp_path, monkeypatch)
     saver, net = Saver(tmp_path, fingerprint="f", every_seconds=10.0, keep=9, say=print), Net()
     for now in (9.0, 11.0, 20.0, 21.0):  # noqa: B007 - the clock
         net.step()
-        saver.save(net.state, must=False)
+        saver.save(net.state, Moment.STEP)
     saver.finish()
     assert checkpoint.positions(tmp_path) == [4, 2]
+
+
+def test_an_epochs_end_waits_for_no_disk_and_is_taken_when_none_is_being_written(saver, tmp_path, gate):
+    net = Net()
+    for _ in range(3):  # the first is being written, the others are passed over
+        saver.save(net.state, Moment.EPOCH)
+        net.step()
+    gate.set()
+    saver.wait()
+    saver.save(net.state, Moment.EPOCH)
+    saver.finish()
+    assert checkpoint.positions(tmp_path) == [3, 0]
+
+
+def test_an_epochs_end_waits_for_the_disk_when_the_last_is_old(tmp_path, gate):
+    saver, net = Saver(tmp_path, fingerprint="f", every_seconds=0.0, keep=3, say=print), Net()
+    saver.save(net.state, Moment.EPOCH)
+    net.step()
+    second = threading.Thread(target=saver.save, args=(net.state, Moment.EPOCH))
+    second.start()
+    gate.set()
+    second.join(60)
+    saver.finish()
+    assert checkpoint.positions(tmp_path) == [1, 0]
 
 
 def full(descriptor):
@@ -121,11 +145,11 @@ def full(descriptor):
 
 def test_a_full_disk_is_told_at_the_next_look_and_once(saver, tmp_path, monkeypatch):
     net = Net()
-    saver.save(net.state, must=True)
+    saver.save(net.state, Moment.LAST)
     saver.finish()
     monkeypatch.setattr(os, "fsync", full)
     net.step()
-    saver.save(net.state, must=True)
+    saver.save(net.state, Moment.LAST)
     saver.wait()
     with pytest.raises(StorageError, match=r"The checkpoint of step 1 cannot be written to .* \(No space left"):
         saver.check()
@@ -137,7 +161,7 @@ def test_a_full_disk_is_told_at_the_next_look_and_once(saver, tmp_path, monkeypa
 def test_what_was_taken_is_committed_when_the_run_ends(saver, tmp_path, gate, end):
     def run():
         with committing(saver):
-            saver.save(Net().state, must=True)
+            saver.save(Net().state, Moment.LAST)
             threading.Timer(0.05, gate.set).start()
             if end is not None:
                 raise end
@@ -158,7 +182,7 @@ def test_a_last_one_that_fails_is_told_unless_something_else_went_wrong(saver, m
 
     def run():
         with committing(saver):
-            saver.save(Net().state, must=True)
+            saver.save(Net().state, Moment.LAST)
             if end is not None:
                 raise end
 
@@ -169,7 +193,7 @@ def test_a_last_one_that_fails_is_told_unless_something_else_went_wrong(saver, m
 def test_an_end_at_once_waits_for_nothing(saver, tmp_path, gate):
     def run():
         with committing(saver):
-            saver.save(Net().state, must=True)
+            saver.save(Net().state, Moment.LAST)
             raise SystemExit
 
     with pytest.raises(SystemExit):
