@@ -8,7 +8,6 @@ Source: timm's adapt_input_conv, which does the same to timm's own pretrained we
 from pathlib import Path
 
 import torch
-from timm.models import adapt_input_conv
 
 from pipeline.errors import ModelError
 
@@ -20,6 +19,8 @@ def adapt_stems(state: dict[str, torch.Tensor], model: torch.nn.Module, file: Pa
 
     Raises ModelError for stems that were trained on neither that number nor on RGB.
     """
+    from timm.models import adapt_input_conv  # as long to import as torch, and who only loads batches needs none of it
+
     wanted = model.state_dict()
     for name in stem_weights(model):
         found, own = state.get(name), wanted[name]

@@ -1,4 +1,4 @@
-"""The command line answers at once: help loads none of the frameworks."""
+"""The command line answers at once: help loads none of the frameworks. A GPU waits for no more than it needs."""
 
 import os
 import statistics
@@ -35,6 +35,12 @@ def test_help_loads_no_framework(repository, arguments):
 def test_help_comes_in_under_half_a_second(repository):
     seconds = [_cpu_seconds([sys.executable, "-m", "pipeline", "--help"], repository) for _ in range(6)]
     assert statistics.median(seconds[1:]) < MAX_HELP_SECONDS, seconds
+
+
+def test_the_process_that_loads_for_a_gpu_needs_torch_alone(repository):
+    code = "import sys, pipeline.loading.apart, pipeline.training.feed; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=repository, capture_output=True, text=True, check=True)
+    assert HEAVY & set(done.stdout.split()) == {"torch", "cv2"}
 
 
 def _cpu_seconds(command, folder) -> float:
