@@ -94,9 +94,14 @@ class Training(Section):
     clip_norm: Annotated[float, Field(gt=0.0)] | None
     """Largest norm of the gradient; null for no clipping."""
     checkpoint_every_seconds: Annotated[float, Field(gt=0.0)]
-    """Between checkpoints inside an epoch; there is always one at an epoch's end."""
+    """Between checkpoints at most; one is made at an epoch's end, too, unless another is still being written."""
+    deterministic: bool
+    """Only kernels that give the same bits each time, on a GPU too, so that a run that was killed ends as if it had not
+    been; slower there. One that has no such kernel warns. Without it cuDNN takes the fastest it finds."""
     keep_checkpoints: PositiveInt
     ledger: Literal["digest", "full"]
     """What a step leaves in the ledger: a digest of its sample keys, or the keys too."""
 
-    not_in_fingerprint = frozenset({"strategy", "checkpoint_every_seconds", "keep_checkpoints", "ledger"})
+    not_in_fingerprint = frozenset(
+        {"strategy", "checkpoint_every_seconds", "deterministic", "keep_checkpoints", "ledger"}
+    )

@@ -231,6 +231,9 @@ def _fit(
 
 
 def _trainer(task: Task, place: Place, num_epochs: int) -> lightning.Trainer:
+    is_exact = task.training.deterministic and place.device != "cpu"
+    if is_exact:
+        torch.utils.deterministic.fill_uninitialized_memory = False  # nothing is read that was not written
     return lightning.Trainer(
         strategy=strategy(place, task.is_split(place)),
         accelerator="cpu" if place.device == "cpu" else "gpu",
@@ -238,7 +241,8 @@ def _trainer(task: Task, place: Place, num_epochs: int) -> lightning.Trainer:
         num_nodes=place.world_size,
         max_epochs=num_epochs,
         precision=PRECISIONS[task.training.precision],
-        benchmark=True,  # of cuDNN's ways to convolve, the fastest for these shapes; a CPU has none
+        deterministic="warn" if is_exact else False,
+        benchmark=not is_exact,  # of cuDNN's ways to convolve, the fastest for these shapes; a CPU has none
         gradient_clip_val=task.training.clip_norm,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,

@@ -65,17 +65,28 @@ def test_a_run_takes_the_samples_of_one_on_a_cpu_and_learns_as_well(index_path, 
 
 
 @pytest.mark.parametrize("stop_at", [1, 7, 10])
-def test_killed_and_resumed_it_goes_on_as_if_nothing_had_been(index_path, tmp_path, stop_at):
-    undisturbed, what = (task(index_path, tmp_path / name) for name in ("undisturbed", "killed"))
+def test_killed_and_resumed_it_ends_with_the_same_bits(index_path, tmp_path, stop_at):
+    exact = {"training": {"deterministic": True}}
+    undisturbed, what = (task(index_path, tmp_path / name, **exact) for name in ("undisturbed", "killed"))
     train(undisturbed)
     with pytest.raises(KilledError):
         train(what, Sink(stop_at))
     train(what)
     assert samples(what) == samples(undisturbed)
-    assert losses(what) == pytest.approx(losses(undisturbed), rel=0.05)
+    assert losses(what) == losses(undisturbed)
     mine, theirs = weights(what), weights(undisturbed)
-    difference = sum(float((mine[name].float() - theirs[name].float()).norm()) for name in theirs)
-    assert difference <= 0.05 * sum(float(theirs[name].float().norm()) for name in theirs)
+    assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
+
+
+def test_with_kernels_that_are_faster_it_goes_on_with_the_same_samples(index_path, tmp_path):
+    """Their sums differ in the last bits, and a step with another rounding is another way down."""
+    undisturbed, what = (task(index_path, tmp_path / name) for name in ("undisturbed", "killed"))
+    train(undisturbed)
+    with pytest.raises(KilledError):
+        train(what, Sink(7))
+    train(what)
+    assert samples(what) == samples(undisturbed)
+    assert losses(what)[:2] == pytest.approx(losses(undisturbed)[:2], rel=0.05)
 
 
 @pytest.mark.parametrize(
