@@ -24,6 +24,8 @@ from training import ROOT, WARM_STEPS, Rates
 
 sys.path.insert(0, str(ROOT))
 SIDE_PX = 224
+NUM_LOOKS = 10
+"""At the loss of the loop by hand: as often as ours does in an epoch."""
 NUM_LOADER_STEPS = 12
 AUGMENT = {
     "crop_scale": (0.08, 1.0), "crop_ratio": (0.75, 1.33), "horizontal_flip": True, "vertical_flip": False,
@@ -31,7 +33,8 @@ AUGMENT = {
 }  # fmt: skip
 
 
-def make_task(index_path: Path, folder: Path, backbone: str, batch: int, num_threads: int, compiled: bool):
+def make_task(index_path: Path, folder: Path, backbone: str, batch: int, num_threads: int, compiled: bool, **training):
+    """`training` are further changes to that section."""
     from pipeline import params
     from pipeline.training.folder import RunFolder
     from pipeline.training.task import Task
@@ -43,7 +46,8 @@ def make_task(index_path: Path, folder: Path, backbone: str, batch: int, num_thr
         "model": {"backbone": backbone, "weights": "none", "input_px": SIDE_PX},
         "optimizer": {"name": "sgd", "lr": 0.1},
         "schedule": {},
-        "training": {"epochs": 1, "precision": "bf16", "ema_decay": 0.0, "clip_norm": None, "compile": compiled},
+        "training": {"epochs": 1, "precision": "bf16", "ema_decay": 0.0, "clip_norm": None, "compile": compiled}
+        | training,
     }
     changed = {name: sections[name].model_copy(update=values) for name, values in changes.items()}
     return Task(run=RunFolder(folder), index_path=index_path, fingerprint="benchmark", **changed)
@@ -101,10 +105,10 @@ def by_hand(backbone: str, batch: int, num_steps: int, compiled: bool) -> float:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        if (step + 1) % (num_steps // 10) == 0:  # as often as ours looks at its losses
+        if (step + 1) % (num_steps // NUM_LOOKS) == 0:
             torch.cuda.synchronize()
             now = time.perf_counter()
-            rates.append(batch * (num_steps // 10) / (now - started))
+            rates.append(batch * (num_steps // NUM_LOOKS) / (now - started))
             started = now
     return statistics.median(rates[1:])
 
@@ -129,13 +133,15 @@ def main() -> None:
     parser.add_argument("--photos", type=Path)
     parser.add_argument("--backbone", default="resnet50")
     parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--steps", type=int, default=100, help="10 or more")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="loader threads of the run")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2, 4, 8, 16], help="of the loader alone")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--work", type=Path)
     arguments = parser.parse_args()
+    if arguments.steps < NUM_LOOKS:
+        parser.error(f"--steps {arguments.steps}: losses are looked at {NUM_LOOKS} times, so give {NUM_LOOKS} or more")
     import torch
 
     if not torch.cuda.is_available():
@@ -149,14 +155,16 @@ def main() -> None:
         photos = read_photos(arguments.photos)
         write_shards(folder / "shards", [photos[at % len(photos)] for at in range(arguments.steps * arguments.batch)])
 
-        def task(run: str, num_threads: int):
-            return make_task(folder / "shards" / "index.json", folder / run, *model, num_threads, arguments.compile)
+        def task(run: str, num_threads: int, **training):
+            index_path = folder / "shards" / "index.json"
+            return make_task(index_path, folder / run, *model, num_threads, arguments.compile, **training)
 
         for repeat in range(arguments.repeats):
             rates["by_hand"].append(by_hand(*model, arguments.steps, arguments.compile))
             rate, fractions = ours(task(f"run-{repeat}", arguments.workers))
             rates["ours"].append(rate)
             print(json.dumps(rates | fractions), file=sys.stderr, flush=True)
+        exact, _ = ours(task("exact", arguments.workers, deterministic=True))
         loader = {threads: round(loader_rate(task("loader", threads))) for threads in arguments.threads}
     medians = {name: statistics.median(values) for name, values in rates.items()}
     print(
@@ -170,6 +178,7 @@ def main() -> None:
                 "compiled": arguments.compile,
                 **{f"{name}_images_per_second": round(value) for name, value in medians.items()},
                 "ours_over_by_hand": round(medians["ours"] / medians["by_hand"], 3),
+                "ours_deterministic_images_per_second": round(exact),
                 "parts_of_the_time": fractions,
                 "workers": arguments.workers,
                 "loader_images_per_second_by_threads": loader,
