@@ -2,7 +2,7 @@
 
 The images are a folder with CIFAR-10's splits, `train/<class>/` and `test/<class>/`. Both go through the stages scan,
 shard, train and evaluate in a folder of their own. The peer is timm's ResNet-18 at the images' own size with SGD,
-cosine and the usual shifts and flips; how many epochs it gets follows from one that is measured.
+cosine and the usual shifts and flips, asked of mirror images, too; how many epochs it gets follows from one that is measured.
 
     python benchmarks/learning.py --images FOLDER [--recipe quick] [--epochs N] [--set KEY=VALUE] [--no-peer] [--seed 0]
 """
@@ -24,7 +24,7 @@ SOURCE = {"split": {"validation_fraction": 0.02, "test_fraction": 0.0}, "cluster
 PEER = {
     "loading": {"global_batch_size": 128},
     "augment": {"crop_scale": [1.0, 1.0], "horizontal_flip": True, "shift_fraction": 0.125, "color_jitter": 0.0},
-    "model": {"backbone": "resnet18", "options": {}, "input_px": 32},
+    "model": {"backbone": "resnet18", "options": {}, "input_px": 32, "mirror": True},
     "optimizer": {"name": "sgd", "lr": 0.1, "weight_decay": 0.0005, "momentum": 0.9},
     "schedule": {"name": "cosine", "warmup_fraction": 0.05, "final_lr_fraction": 0.0},
     "training": {"precision": "bf16", "label_smoothing": 0.1, "ema_decay": 0.0, "clip_norm": None},
