@@ -2,7 +2,8 @@
 
 The images are a folder with CIFAR-10's splits, `train/<class>/` and `test/<class>/`. Both go through the stages scan,
 shard, train and evaluate in a folder of their own. The peer is timm's ResNet-18 at the images' own size with SGD,
-cosine and the usual shifts and flips, asked of mirror images, too; how many epochs it gets follows from one that is measured.
+cosine and the usual shifts and flips, asked of mirror images, too; how many epochs it gets follows from one that is
+measured.
 
     python benchmarks/learning.py --images FOLDER [--recipe quick] [--epochs N] [--set KEY=VALUE] [--no-peer] [--seed 0]
 """
