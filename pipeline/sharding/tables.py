@@ -90,7 +90,7 @@ def _rows(table: TableFile, columns: TableColumns) -> Iterator[dict]:
                     yield from batch.to_pylist()
         else:
             yield from _text_rows(table, wanted)
-    except (pa.ArrowException, UnicodeDecodeError, json.JSONDecodeError) as exc:
+    except (pa.ArrowException, UnicodeDecodeError) as exc:
         raise SourceError(
             f"{table} cannot be read as {table.path.suffix[1:]}: {stores.without_secrets(str(exc))}; mend or export it "
             "again."
@@ -113,10 +113,16 @@ def _text_rows(table: TableFile, wanted: list[str]) -> Iterator[dict]:
 def _json_rows(table: TableFile, wanted: list[str]) -> Iterator[dict]:
     rows_seen = False
     with table.path.open(encoding="utf-8") as lines:
-        for line in lines:
+        for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
-            row = json.loads(line)
+            try:
+                row = json.loads(line)
+            except ValueError as exc:  # numbers of thousands of digits among them, which Python refuses
+                raise SourceError(
+                    f"{table}, line {number}, cannot be read as JSON: {stores.without_secrets(str(exc))}; mend or "
+                    "export it again."
+                ) from exc
             if not isinstance(row, dict):
                 shown = stores.without_secrets(line.strip())[:80]
                 raise SourceError(f"{table} holds the line {shown!r}; every line must be a JSON object.")

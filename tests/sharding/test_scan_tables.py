@@ -234,7 +234,8 @@ def test_a_table_without_rows(folder):
         ("latin.csv", b"image,label,split,patient,site,age\n\xe4,2,,,,\n", "latin.csv cannot be read as csv"),
         ("empty.csv", b"", "empty.csv cannot be read as csv"),
         ("bad.parquet", b"PAR1", "bad.parquet cannot be read as parquet"),
-        ("bad.jsonl", b"{", "bad.jsonl cannot be read as jsonl"),
+        ("bad.jsonl", b"\n{", "bad.jsonl, line 2, cannot be read as JSON: .*mend or export it again"),
+        ("long.jsonl", b'{"image": ' + b"9" * 5000 + b"}", "long.jsonl, line 1, cannot be read as JSON: .*4300"),
         ("list.jsonl", b"[1]", r"holds the line '\[1\]'; every line must be a JSON object"),
     ],
 )
