@@ -22,6 +22,9 @@ from pipeline.launch.restarts import Restarts
 _PLACING_SECONDS = 20.0
 """What Ray may take to place ranks for which there is room: more than it takes to notice that a node was lost."""
 
+_PARTING_SECONDS = 5
+"""What ranks may take to leave their process group when the world ends. A rank that says nothing takes all of it."""
+
 _POLL_SECONDS = 1.0
 _ANSWER_SECONDS = 5.0
 """What the head may take to answer; one that was lost does not."""
@@ -82,13 +85,17 @@ def _run_once(
     """None when all ranks finished; what was lost when the world may be started again."""
     from ray.exceptions import RayActorError
     from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+    from ray.train.constants import TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S
     from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.v2._internal.constants import ENV_VARS_TO_PROPAGATE
     from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
     from ray.train.v2.api.exceptions import PreemptionError, WorkerGroupError
 
     folder.mkdir(parents=True, exist_ok=True)
     os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(hang_seconds)
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(_PLACING_SECONDS)
+    os.environ[TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S] = str(_PARTING_SECONDS)  # half a minute by default
+    ENV_VARS_TO_PROPAGATE.add(TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S)  # else Ray Train takes only its own along
     # A name of its own for each start: Ray Train would resume whatever lies under an old one.
     name = f"start-{len(list(folder.iterdir())) + 1:04d}"
     places = folder / name / "nodes"
