@@ -147,7 +147,7 @@ def main() -> None:
     if not torch.cuda.is_available():
         print(json.dumps({"benchmark": "gpu", "gpu": None}))
         return
-    rates: dict[str, list[float]] = {"by_hand": [], "ours": []}
+    rates: dict[str, list[float]] = {"by_hand": [], "ours": [], "ours_deterministic": []}
     fractions = {}
     model = (arguments.backbone, arguments.batch)
     with tempfile.TemporaryDirectory(dir=arguments.work) as name:
@@ -163,8 +163,9 @@ def main() -> None:
             rates["by_hand"].append(by_hand(*model, arguments.steps, arguments.compile))
             rate, fractions = ours(task(f"run-{repeat}", arguments.workers))
             rates["ours"].append(rate)
+            exact, _ = ours(task(f"exact-{repeat}", arguments.workers, deterministic=True))
+            rates["ours_deterministic"].append(exact)
             print(json.dumps(rates | fractions), file=sys.stderr, flush=True)
-        exact, _ = ours(task("exact", arguments.workers, deterministic=True))
         loader = {threads: round(loader_rate(task("loader", threads))) for threads in arguments.threads}
     medians = {name: statistics.median(values) for name, values in rates.items()}
     print(
@@ -178,7 +179,6 @@ def main() -> None:
                 "compiled": arguments.compile,
                 **{f"{name}_images_per_second": round(value) for name, value in medians.items()},
                 "ours_over_by_hand": round(medians["ours"] / medians["by_hand"], 3),
-                "ours_deterministic_images_per_second": round(exact),
                 "parts_of_the_time": fractions,
                 "workers": arguments.workers,
                 "loader_images_per_second_by_threads": loader,

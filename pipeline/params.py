@@ -114,6 +114,11 @@ class Params(Section):
                 f"{loading.global_batch_size // num_ranks} of loading.global_batch_size={loading.global_batch_size}; "
                 f"use a multiple of {2 * num_ranks}, or 0 for both"
             )
+        if self.model.mirror and not self.augment.horizontal_flip:
+            raise ValueError(
+                "model.mirror=true asks the network of mirror images, and augment.horizontal_flip=false shows it none; "
+                "set both, or neither"
+            )
         num_pieces = self.training.accumulate_steps
         if loading.global_batch_size % (num_ranks * num_pieces):
             raise ValueError(

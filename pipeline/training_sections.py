@@ -94,10 +94,10 @@ class Training(Section):
     clip_norm: Annotated[float, Field(gt=0.0)] | None
     """Largest norm of the gradient; null for no clipping."""
     checkpoint_every_seconds: Annotated[float, Field(gt=0.0)]
-    """Between checkpoints at most; one is made at an epoch's end, too, unless another is still being written."""
+    """Between checkpoints at most. One is made at an epoch's end, too, unless a younger one is still being written."""
     deterministic: bool
-    """Only kernels that give the same bits each time, on a GPU too, so that a run that was killed ends as if it had not
-    been; slower there. One that has no such kernel warns. Without it cuDNN takes the fastest it finds."""
+    """On a GPU, kernels that give the same bits each time, so that a run that was killed there ends as if it had not
+    been; slower. An operation that has none warns. Without it cuDNN takes the fastest it finds. A CPU's always do."""
     keep_checkpoints: PositiveInt
     ledger: Literal["digest", "full"]
     """What a step leaves in the ledger: a digest of its sample keys, or the keys too."""

@@ -85,17 +85,12 @@ def _run_once(
     """None when all ranks finished; what was lost when the world may be started again."""
     from ray.exceptions import RayActorError
     from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
-    from ray.train.constants import TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S
     from ray.train.torch import TorchConfig, TorchTrainer
-    from ray.train.v2._internal.constants import ENV_VARS_TO_PROPAGATE
     from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
     from ray.train.v2.api.exceptions import PreemptionError, WorkerGroupError
 
     folder.mkdir(parents=True, exist_ok=True)
-    os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(hang_seconds)
-    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(_PLACING_SECONDS)
-    os.environ[TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S] = str(_PARTING_SECONDS)  # half a minute by default
-    ENV_VARS_TO_PROPAGATE.add(TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S)  # else Ray Train takes only its own along
+    _set_patience(hang_seconds)
     # A name of its own for each start: Ray Train would resume whatever lies under an old one.
     name = f"start-{len(list(folder.iterdir())) + 1:04d}"
     places = folder / name / "nodes"
@@ -131,6 +126,17 @@ def _run_once(
             head.insist()
             return announced() or Loss(f"Ray Train was lost ({first_lines(exc)})")
         return announced()
+
+
+def _set_patience(hang_seconds: float) -> None:
+    """What Ray Train's controller reads, wherever it runs."""
+    from ray.train.constants import TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S
+    from ray.train.v2._internal.constants import ENV_VARS_TO_PROPAGATE
+
+    os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(hang_seconds)
+    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(_PLACING_SECONDS)
+    os.environ[TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S] = str(_PARTING_SECONDS)  # half a minute by default
+    ENV_VARS_TO_PROPAGATE.add(TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S)  # of its own it takes only the others along
 
 
 @contextlib.contextmanager

@@ -24,6 +24,8 @@ from pipeline.networks.mirrored import Mirrored
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
+_MIRROR = "mirror"
+"""Among the metadata of the weights' file."""
 INTERPOLATION = "bilinear"
 """The nearest that timm has to `imaging.resizing`: antialiased when shrinking, linear when enlarging."""
 
@@ -109,7 +111,9 @@ def write(
         name: value.detach().to("cpu", memory_format=torch.contiguous_format, copy=True)
         for name, value in model.state_dict().items()
     }
-    safetensors.torch.save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    # Said in the file itself, too: by its digest the registry knows one model from another that answers otherwise.
+    metadata = {"format": "pt"} | ({_MIRROR: "true"} if mirror else {})
+    safetensors.torch.save_file(tensors, folder / WEIGHTS, metadata=metadata)
     sha256 = file_sha256(folder / WEIGHTS)
     facts = Facts(
         backbone=backbone,
@@ -187,7 +191,20 @@ def verify(folder: Path) -> Facts:
             f"{folder / WEIGHTS} is damaged: its sha256 is {sha256}, {CONFIG} says {facts.weights_sha256}; "
             "run `dvc checkout`, or `convoy train` again."
         )
+    if _says_mirror(folder) != facts.mirror:
+        raise ArtifactError(
+            f"{folder / CONFIG} says mirror: {json.dumps(facts.mirror)}, {WEIGHTS} was written for the other; set "
+            "model.mirror in params.yaml instead, and run `convoy train`."
+        )
     return facts
+
+
+def _says_mirror(folder: Path) -> bool:
+    try:
+        with safetensors.safe_open(folder / WEIGHTS, framework="pt") as file:
+            return (file.metadata() or {}).get(_MIRROR) == "true"
+    except safetensors.SafetensorError as exc:
+        raise ArtifactError(f"{folder / WEIGHTS} holds no tensors ({exc}); run `convoy train` again.") from exc
 
 
 def read_facts(folder: Path) -> Facts:

@@ -116,16 +116,20 @@ def _json_rows(table: TableFile, wanted: list[str]) -> Iterator[dict]:
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
+            where = f"{table}, line {number},"
             try:
                 row = json.loads(line)
-            except ValueError as exc:  # numbers of thousands of digits among them, which Python refuses
+            except json.JSONDecodeError as exc:
                 raise SourceError(
-                    f"{table}, line {number}, cannot be read as JSON: {stores.without_secrets(str(exc))}; mend or "
-                    "export it again."
+                    f"{where} cannot be read as JSON: {exc.msg} at character {exc.colno}; mend or export it again."
+                ) from exc
+            except ValueError as exc:
+                raise SourceError(
+                    f"{where} holds a whole number of more digits than Python reads; write it as text."
                 ) from exc
             if not isinstance(row, dict):
                 shown = stores.without_secrets(line.strip())[:80]
-                raise SourceError(f"{table} holds the line {shown!r}; every line must be a JSON object.")
+                raise SourceError(f"{where} is {shown!r}; every line must be a JSON object.")
             # A later row may leave out what is optional; a name that is wrong altogether is missing in the first.
             _check_columns(table, list(row), wanted[:2] if rows_seen else wanted)
             rows_seen = True

@@ -156,6 +156,7 @@ def _build_classifier(
         num_pieces=task.training.accumulate_steps,
         channels_last=task.training.channels_last,
         steps_per_epoch=steps_per_epoch,
+        num_steps=num_steps,
         seed=task.training.seed,
         rank=place.rank,
         ledger=ledger,

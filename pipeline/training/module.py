@@ -50,6 +50,7 @@ class Classifier(lightning.LightningModule):
         num_pieces: int,
         channels_last: bool,
         steps_per_epoch: int,
+        num_steps: int,
         seed: int,
         rank: int,
         ledger: Ledger,
@@ -72,7 +73,7 @@ class Classifier(lightning.LightningModule):
         self._build_optimizer = build_optimizer
         self._lr_at = lr_at
         self._loss, self._mixer = loss, mixer
-        self._steps_per_epoch = steps_per_epoch
+        self._steps_per_epoch, self._num_steps = steps_per_epoch, num_steps
         self._seed = seed
         self._rank = rank
         self._ledger = ledger
@@ -221,7 +222,8 @@ class Classifier(lightning.LightningModule):
             self._guard.end_epoch(row["epoch"], row["train_loss"], self._validation.predicted_K)
         self.patience.end_epoch(self._record.history, self.trained.take)
         stop = self._is_stop_asked() or self._stopping
-        self._save(self.state, Moment.LAST if stop or self.is_over else Moment.EPOCH)
+        is_last = stop or self.is_over or self.position == self._num_steps
+        self._save(self.state, Moment.LAST if is_last else Moment.EPOCH)
         self.trainer.should_stop = self.is_over
         if stop and not self.is_over:
             raise StopRequestedError

@@ -37,7 +37,7 @@ def test_help_comes_in_under_half_a_second(repository):
     assert statistics.median(seconds[1:]) < MAX_HELP_SECONDS, seconds
 
 
-def test_the_process_that_loads_for_a_gpu_needs_torch_alone(repository):
+def test_the_process_that_loads_for_a_gpu_needs_neither_timm_nor_lightning(repository):
     code = "import sys, pipeline.loading.apart, pipeline.training.feed; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=repository, capture_output=True, text=True, check=True)
     assert HEAVY & set(done.stdout.split()) == {"torch", "cv2"}

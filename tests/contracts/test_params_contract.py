@@ -290,6 +290,14 @@ def test_a_range_the_wrong_way_round(content, message, name, value):
     assert f"augment.{name}: {value} must be the least and the most, both over 0, in this order." in said
 
 
+def test_mirror_images_that_training_never_shows(content, message):
+    content["model"]["mirror"], content["augment"]["horizontal_flip"] = True, False
+    assert message(content) == (
+        "params.yaml has 1 problem:\n  model.mirror=true asks the network of mirror images, and "
+        "augment.horizontal_flip=false shows it none; set both, or neither."
+    )
+
+
 @pytest.mark.parametrize("mode", ["probe", "gradual"])
 def test_frozen_layers_need_weights_to_start_from(content, message, mode):
     content["model"]["weights"] = "none"

@@ -159,6 +159,17 @@ def test_ranks_that_only_lost_each_other_may_start_again():
     assert losses.explain(failures, "", RuntimeError(), 60.0) == losses.Loss("rank 0 lost another")
 
 
+def test_what_ray_train_may_wait_for_reaches_its_controller(monkeypatch):
+    from ray.train.v2._internal.constants import get_env_vars_to_propagate
+
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    launcher._set_patience(7.0)
+    told = get_env_vars_to_propagate()
+    assert told["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] == "7.0"
+    assert told["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] == "20.0"
+    assert told["TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S"] == "5"
+
+
 def test_without_ray_the_body_runs_here_with_every_core():
     import torch
 

@@ -66,9 +66,20 @@ def test_with_mirror_an_answer_is_of_both_views_and_timm_alone_looks_at_one(tmp_
     assert not torch.allclose(one_BK, other_BK)
     torch.testing.assert_close(mean_BK, (one_BK + other_BK) / 2)
     assert loaded.mirror
+    assert loaded.sha256 != export.load(tmp_path / "plain").sha256  # it answers otherwise: another model
     assert not any(module.training for module in loaded.model.modules())
     assert not export.load(tmp_path / "plain").mirror
     timm_alone.answers_alike(tmp_path / "model", model, tmp_path)
+
+
+@pytest.mark.parametrize("written", [True, False])
+def test_a_mirror_that_was_changed_by_hand_is_refused(tmp_path, written):
+    write(tmp_path, build("test_resnet"), mirror=written)
+    config = json.loads((tmp_path / export.CONFIG).read_text())
+    config["convoy"]["mirror"] = not written
+    (tmp_path / export.CONFIG).write_text(json.dumps(config))
+    with pytest.raises(ArtifactError, match=r"config.json says mirror: .* set model.mirror in params.yaml instead"):
+        export.verify(tmp_path)
 
 
 def test_an_export_of_before_there_were_mirrors_is_read(copied):

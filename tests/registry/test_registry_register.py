@@ -143,6 +143,15 @@ def test_another_machine_that_was_quicker_has_the_version(client, name, enter, m
     assert [version.version for version in client.search_model_versions(f"name = '{name}'")] == [1]
 
 
+def test_the_same_weights_that_are_asked_of_mirror_images_are_another_version(
+    name, enter, models, write_export, tmp_path
+):
+    twice = (tmp_path / "twice", write_export(tmp_path / "twice", seed=0, mirror=True))
+    assert enter(models[0], 0.91).version == "1"
+    assert enter(twice, 0.95).version == "2"
+    assert enter(models[0], 0.91).version == "1"
+
+
 def test_of_two_versions_of_the_same_weights_the_older_one_counts(client, name, enter, models):
     client.create_registered_model(name)
     for _ in range(2):

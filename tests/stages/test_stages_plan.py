@@ -75,14 +75,16 @@ def rates(monkeypatch):
     return rates
 
 
-def test_what_is_left_of_a_begun_run_is_foretold(project, capsys, rates):
+@pytest.mark.parametrize("mirror", [False, True])
+def test_what_is_left_of_a_begun_run_is_foretold(project, capsys, rates, mirror):
     rates(0.05, 0.3, 0.32)
+    change("model", mirror=mirror)
     task = describe(Index.read(layout.INDEX, made_by="shard"), **params.read(layout.PARAMS, sections_of_task()))
     (task.run.checkpoints / "step-000000004").mkdir(parents=True)
     plan(as_json=True)
     said = json.loads(capsys.readouterr().out)
     assert (said["num_steps"], said["num_steps_done"]) == (15, 4)
-    of_an_image = 0.3 / 3 / 4  # a third of a training step's time, which is of four images
+    of_an_image = 0.3 / 3 / 4 * (1 + mirror)  # a third of a training step's time, which is of four images
     assert said["seconds_to_the_end"] == pytest.approx(11 * 0.32 + 3 * 4 * of_an_image)
     assert torch.get_num_threads() == max(1, len(os.sched_getaffinity(0)) // 2)
 

@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import os
+import threading
 import traceback
 
 import pytest
@@ -187,6 +188,26 @@ def test_a_wish_to_stop_leaves_a_checkpoint_of_the_next_step(index_path, tmp_pat
     assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
     losses = [Result.read(each.run.result, made_by="train").history[0]["train_loss"] for each in (one, other)]
     assert losses[0] == pytest.approx(losses[1], abs=1e-12)
+
+
+def test_the_last_epoch_has_its_checkpoint_however_slow_the_disk(index_path, tmp_path, monkeypatch):
+    """The first is written until the last step is there; the second epoch's end passes by."""
+    what = task(index_path, tmp_path, training={"checkpoint_every_seconds": 1e9})
+    is_near, save = threading.Event(), checkpoint.save
+
+    def slow(*arguments, **options):
+        assert is_near.wait(60)
+        return save(*arguments, **options)
+
+    class Nearing(Sink):
+        def append(self, step, metrics, epoch=None):
+            super().append(step, metrics, epoch)
+            if step == 3 * STEPS_PER_EPOCH:
+                is_near.set()
+
+    monkeypatch.setattr(checkpoint, "save", slow)
+    train(what, Nearing())
+    assert checkpoint.positions(what.run.checkpoints) == [3 * STEPS_PER_EPOCH, STEPS_PER_EPOCH]
 
 
 def test_a_wish_to_stop_in_an_epochs_last_step_waits_for_its_validation(index_path, tmp_path):

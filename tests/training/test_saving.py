@@ -133,6 +133,7 @@ def test_an_epochs_end_waits_for_the_disk_when_the_last_is_old(tmp_path, gate):
     net.step()
     second = threading.Thread(target=saver.save, args=(net.state, Moment.EPOCH))
     second.start()
+    assert second.is_alive()
     gate.set()
     second.join(60)
     saver.finish()
