@@ -5,8 +5,8 @@ import train_commands
 from train_commands import Fault
 
 HANG_SECONDS = 10.0
-RESTART_SECONDS = 60.0
-"""What Ray and the imports of two new ranks may take on a busy machine."""
+RESTART_SECONDS = 50.0
+"""What Ray and the imports of two new ranks may take on a busy machine; not half a minute more for the frozen one."""
 
 
 @pytest.mark.long_fault
