@@ -47,7 +47,7 @@ def _rank(rank: int, strategy: str, arguments: argparse.Namespace, folder: str) 
     torch.manual_seed(0)
     network = backbone.build(arguments.backbone, num_classes=NUM_CLASSES, input_px=arguments.input_px)
     before = _resident_mb()
-    trained = Trained(network, ema_decay=0.99, compiled=False, rank=rank)
+    trained = Trained(network, ema_decay=0.99, compiled=False, mirror=False, rank=rank)
     if strategy == "fsdp2":
         trained.split(Place(rank, arguments.ranks, "cpu"))
         step = network
