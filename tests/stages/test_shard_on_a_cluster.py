@@ -86,6 +86,7 @@ def test_an_unseen_source_is_said_before_anything_is_decoded(project, cluster):
         subprocess.run([*enter, hide + "true"], check=True, capture_output=True)
     except (FileNotFoundError, subprocess.CalledProcessError):
         pytest.skip("a mount namespace of one's own is not allowed here")
+    cluster.wait_for(2)  # a node that a test before this one has lost is not listed any more
     start = f"{sys.executable} -m ray.scripts.scripts start --address {cluster.address} --num-cpus 1 --block"
     node = subprocess.Popen([*enter, hide + start + " --object-store-memory 80000000"], stdout=subprocess.DEVNULL)
     try:
