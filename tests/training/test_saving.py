@@ -75,12 +75,15 @@ def test_one_is_written_at_a_time_and_its_memory_is_used_again(saver, tmp_path):
     assert [checkpoint.load(tmp_path, k)["nested"]["list"][0][0].item() for k in (1, 2, 3)] == [1, 2, 3]
 
 
-def test_the_next_waits_for_the_one_before_and_says_so_when_it_is_long(saver, tmp_path, gate, said, monkeypatch):
+@pytest.mark.parametrize(("every_seconds", "moment"), [(1e9, Moment.LAST), (0.0, Moment.EPOCH), (0.0, Moment.STEP)])
+def test_one_that_is_due_waits_for_the_one_before_and_says_so_when_it_is_long(
+    tmp_path, gate, said, monkeypatch, every_seconds, moment
+):
     monkeypatch.setattr(saving, "NOTICEABLE_SECONDS", 0.0)
-    net = Net()
-    saver.save(net.state, Moment.LAST)
+    saver, net = Saver(tmp_path, fingerprint="f", every_seconds=every_seconds, keep=3, say=said.append), Net()
+    saver.save(net.state, moment)
     net.step()
-    second = threading.Thread(target=saver.save, args=(net.state, Moment.LAST))
+    second = threading.Thread(target=saver.save, args=(net.state, moment))
     second.start()
     assert second.is_alive()
     gate.set()
@@ -125,19 +128,6 @@ def test_an_epochs_end_waits_for_no_disk_and_is_taken_when_none_is_being_written
     saver.save(net.state, Moment.EPOCH)
     saver.finish()
     assert checkpoint.positions(tmp_path) == [3, 0]
-
-
-def test_an_epochs_end_waits_for_the_disk_when_the_last_is_old(tmp_path, gate):
-    saver, net = Saver(tmp_path, fingerprint="f", every_seconds=0.0, keep=3, say=print), Net()
-    saver.save(net.state, Moment.EPOCH)
-    net.step()
-    second = threading.Thread(target=saver.save, args=(net.state, Moment.EPOCH))
-    second.start()
-    assert second.is_alive()
-    gate.set()
-    second.join(60)
-    saver.finish()
-    assert checkpoint.positions(tmp_path) == [1, 0]
 
 
 def full(descriptor):
