@@ -25,7 +25,7 @@ typedef struct {
     int64_t place;                  /* in the batch */
     int32_t descriptor;             /* of the file */
     Rectangle wanted;
-    int32_t flip_horizontal, flip_vertical;
+    Motion motion;
     int32_t is_done;
     int32_t can_shrink; /* told to who plans the crops; not looked at here */
 } Crop;
@@ -81,8 +81,7 @@ static void finish(Crop *crop, const Pixels *pixels, const Batch *batch)
     size_t image_bytes = (size_t)batch->side_px * batch->side_px * CHANNELS;
     if (lies_within(crop->place, 1, batch->num_images)) {
         crop->is_done = stretch(
-            pixels, batch->side_px, crop->flip_horizontal, crop->flip_vertical,
-            batch->images + (size_t)crop->place * image_bytes);
+            pixels, batch->side_px, &crop->motion, batch->images + (size_t)crop->place * image_bytes);
     }
 }
 

@@ -57,10 +57,16 @@ void smooth_row(const Pixels *pixels, int row, Taps across, Taps down, unsigned 
 /* A row that may be read beyond its end: itself, or a copy. */
 const unsigned char *with_slack(const Pixels *pixels, int row, unsigned char *copy);
 
+/* How a square is turned over, and then how far it moves; what comes in at a border lies inside it, mirrored there. */
+typedef struct {
+    int32_t flip_horizontal, flip_vertical;
+    int32_t down, right; /* in pixels of the square */
+} Motion;
+
 /* Whether this processor can do the work of `stretch`. */
 int can_stretch(void);
 
-/* True when `out`, [side_px, side_px, CHANNELS], holds the pixels stretched to that square, and flipped. */
-int stretch(const Pixels *pixels, int side_px, int flip_horizontal, int flip_vertical, unsigned char *out);
+/* True when `out`, [side_px, side_px, CHANNELS], holds the pixels stretched to that square, and moved. */
+int stretch(const Pixels *pixels, int side_px, const Motion *motion, unsigned char *out);
 
 #endif

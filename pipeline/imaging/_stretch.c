@@ -59,6 +59,15 @@ static Pair inside(Pair pair, int length)
     return pair.at < length - 1 ? pair : (Pair){length - 1, {ONE, 0}};
 }
 
+/* The place of the stretched square that a place shows which moved from its own. The border itself is not repeated. */
+static int shown_at(int place, int moved, int is_flipped, int side_px)
+{
+    int period = side_px > 1 ? 2 * (side_px - 1) : 1;
+    int from = (int)((((int64_t)place - moved) % period + period) % period);
+    int inside = from < side_px ? from : period - from;
+    return is_flipped ? side_px - 1 - inside : inside;
+}
+
 static int least_of(const int *bytes)
 {
     int least = bytes[0];
@@ -69,13 +78,14 @@ static int least_of(const int *bytes)
 }
 
 /* False when four neighbours lie too far apart for one load. */
-static int plan_across(Across *plan, int length, int side_px, int flip)
+static int plan_across(Across *plan, int length, int side_px, const Motion *motion)
 {
     static const int stored_at[QUAD] = {0, 2, 1, 3};
     double scale = scale_of(length, side_px);
     Pair pairs[MAX_SIDE_PX];
     for (int place = 0; place < side_px; place++) {
-        pairs[flip ? side_px - 1 - place : place] = inside(pair_of(place, scale), length);
+        int shown = shown_at(place, motion->right, motion->flip_horizontal, side_px);
+        pairs[place] = inside(pair_of(shown, scale), length);
     }
     int num_values = side_px * CHANNELS;
     plan->num_values = (num_values + BLOCK - 1) / BLOCK * BLOCK;
@@ -152,7 +162,7 @@ static int shrinks(const Pixels *pixels, int side_px)
         && (pixels->rows > side_px || pixels->columns > side_px);
 }
 
-int stretch(const Pixels *pixels, int side_px, int flip_horizontal, int flip_vertical, unsigned char *out)
+int stretch(const Pixels *pixels, int side_px, const Motion *motion, unsigned char *out)
 {
     Across plan;
     int16_t memory[2][MAX_VALUES] __attribute__((aligned(32))), *stretched[2] = {memory[0], memory[1]};
@@ -161,21 +171,22 @@ int stretch(const Pixels *pixels, int side_px, int flip_horizontal, int flip_ver
     Taps down = taps_for(pixels->rows, side_px), across = taps_for(pixels->columns, side_px);
     int is_smoothed = shrinks(pixels, side_px);
     int held[2] = {-1, -1}; /* the rows that lie in `stretched` */
-    if (pixels->columns > MAX_ROW_PX || !plan_across(&plan, pixels->columns, side_px, flip_horizontal)) {
+    if (pixels->columns > MAX_ROW_PX || !plan_across(&plan, pixels->columns, side_px, motion)) {
         return 0;
     }
     for (int place = 0; place < side_px; place++) {
-        Pair pair = pair_of(place, scale);
-        int upper = inside_rows(pixels, pair.at);
-        if (held[0] != upper && held[1] == upper) { /* what was the lower one */
-            int16_t *lower = stretched[1];
-            stretched[1] = stretched[0];
-            stretched[0] = lower;
+        Pair pair = pair_of(shown_at(place, motion->down, motion->flip_vertical, side_px), scale);
+        int wanted[2] = {inside_rows(pixels, pair.at), inside_rows(pixels, pair.at + 1)};
+        if ((held[0] != wanted[0] && held[1] == wanted[0]) || (held[1] != wanted[1] && held[0] == wanted[1])) {
+            int16_t *upper = stretched[0]; /* becomes the lower one, or the lower one the upper */
+            int row = held[0];
+            stretched[0] = stretched[1];
+            stretched[1] = upper;
             held[0] = held[1];
-            held[1] = -1;
+            held[1] = row;
         }
         for (int each = 0; each < 2; each++) {
-            int row = inside_rows(pixels, pair.at + each);
+            int row = wanted[each];
             if (held[each] == row) {
                 continue;
             }
@@ -188,8 +199,8 @@ int stretch(const Pixels *pixels, int side_px, int flip_horizontal, int flip_ver
             stretch_row(&plan, source, stretched[each]);
             held[each] = row;
         }
-        int to = flip_vertical ? side_px - 1 - place : place;
-        mix_rows(stretched[0], stretched[1], pair.weights, out + (size_t)to * side_px * CHANNELS, side_px * CHANNELS);
+        unsigned char *to = out + (size_t)place * side_px * CHANNELS;
+        mix_rows(stretched[0], stretched[1], pair.weights, to, side_px * CHANNELS);
     }
     return 1;
 }
@@ -206,9 +217,9 @@ int can_stretch(void)
     return 0;
 }
 
-int stretch(const Pixels *pixels, int side_px, int flip_horizontal, int flip_vertical, unsigned char *out)
+int stretch(const Pixels *pixels, int side_px, const Motion *motion, unsigned char *out)
 {
-    (void)pixels, (void)side_px, (void)flip_horizontal, (void)flip_vertical, (void)out;
+    (void)pixels, (void)side_px, (void)motion, (void)out;
     return 0;
 }
 

@@ -1,8 +1,9 @@
-"""Crops of many images, cut, resized and flipped into a batch by one call of native code, with the GIL released once.
+"""Crops of many images, cut, resized, flipped and moved into a batch by one call of native code, with the GIL released
+once.
 
 A row of CROP is one image: where it lies, its size, what is cut out and where that goes. The pixels are those of
-`decode` and `resize`, and of flipping what they give; crops that shrink to a half or less are left to these, and so is
-whatever is no ordinary JPEG, or broken: `is_done` says what was written.
+`decode` and `resize`, and of flipping and moving what they give; crops that shrink to a half or less are left to these,
+and so is whatever is no ordinary JPEG, or broken: `is_done` says what was written.
 """
 
 import itertools
@@ -16,10 +17,12 @@ from pipeline.imaging.resizing import resize
 CROP = np.dtype(
     [("file_offset", "<i8"), ("num_bytes", "<i8"), ("offset", "<i8"), ("place", "<i8"), ("descriptor", "<i4"),
      ("height", "<i4"), ("width", "<i4"), ("shrink", "<i4"), ("top", "<i4"), ("left", "<i4"), ("rows", "<i4"),
-     ("columns", "<i4"), ("flip_horizontal", "<i4"), ("flip_vertical", "<i4"), ("is_done", "<i4"),
-     ("can_shrink", "<i4")]
+     ("columns", "<i4"), ("flip_horizontal", "<i4"), ("flip_vertical", "<i4"), ("down", "<i4"), ("right", "<i4"),
+     ("is_done", "<i4"), ("can_shrink", "<i4")]
 )  # fmt: skip
-"""`Crop` of _crops.c. Height and width are those of the whole image; what follows them is as in `Region`."""
+"""`Crop` of _crops.c. Height and width are those of the whole image; what follows them is as in `Region`. The square,
+flipped, moves down and right by so many of its own pixels; what comes in at a border is what lies inside it, mirrored.
+"""
 
 UNREAD = -1
 """The height of an image that a file was too short for; 0 is that of what is left to other code."""

@@ -22,8 +22,9 @@ from pipeline.loading.read import SplitReader
 from pipeline.loading.render import Render
 from pipeline.sample_table import is_multi_label, multi_hot
 
-_PIECE = 32
-"""Images whose encoded bytes a thread holds at once."""
+_PIECE_IMAGES, _PIECE_BYTES = 256, 4 * 1024**2
+"""Images, and their encoded bytes, that a thread holds at once: no more than either says, but for a single image. What
+Python does for a piece, with its lock, takes as long for few images as for many."""
 
 
 class Work(NamedTuple):
@@ -113,8 +114,8 @@ class Assembly:
     def fill(self, first: int, last: int) -> "Assembly":
         """Decodes and renders places first..last-1; padding, which is last, gets zeros and no decoding."""
         end = first + int(self._mask[first:last].sum())
-        for start in range(first, end, _PIECE):
-            self._make(np.arange(start, min(start + _PIECE, end)))
+        for start, stop in _pieces(self._rows["image_bytes"][first:end]):
+            self._make(np.arange(first + start, first + stop))
         self._images_BHWC[end:last] = 0
         return self
 
@@ -158,3 +159,14 @@ class Assembly:
             keys_B=self._rows["key"].copy(),
             work=Work(*map(sum, zip(Work(), *self._work, strict=True))),
         )
+
+
+def _pieces(sizes_N: np.ndarray) -> Iterator[tuple[int, int]]:
+    """First and last places, the last exclusive, of images of these many bytes."""
+    ends_N = sizes_N.astype(np.int64).cumsum()
+    start = done = 0
+    while start < len(ends_N):
+        stop = int(np.searchsorted(ends_N, done + _PIECE_BYTES, side="right"))
+        stop = max(start + 1, min(stop, start + _PIECE_IMAGES))
+        yield start, stop
+        start, done = stop, int(ends_N[stop - 1])

@@ -1,7 +1,8 @@
 """What augmentation does to a sample, decided by numbers in [0, 1) that belong to (seed, epoch, sample).
 
-Deciding (`plan`, and `plan_crops` for crops and flips alone) needs only the sizes of the images, is vectorised over a
-batch, and is apart from doing (`apply`), which runs on the decoded part of one image (`regions_of`).
+Deciding (`plan`; `plan_crops` and `plan_shifts` for crops, flips and shifts alone) needs only the sizes of the images,
+is vectorised over a batch, and is apart from doing (`apply`), which runs on the decoded part of one image
+(`regions_of`).
 """
 
 from dataclasses import dataclass
@@ -42,13 +43,6 @@ class Augmentation:
     erase_probability: float = 0.0
     shift_fraction: float = 0.0
 
-    @property
-    def is_more_than_a_crop(self) -> bool:
-        """Whether anything happens to an image that was cropped, resized and flipped."""
-        return bool(
-            self.color_jitter or self.policy != "none" or self.erase_probability > 0.0 or self.shift_fraction > 0.0
-        )
-
 
 @dataclass(frozen=True)
 class View:
@@ -72,11 +66,10 @@ def plan(
 ) -> list[View]:
     """The views of images of these sizes that these draws, float64 [B, NUM_DRAWS], decide; the output is `side_px`."""
     boxes_B4, flips_B2 = plan_crops(augmentation, heights_B, widths_B, draws_BD)
-    _, rest_BR, policy_BP, erase_BE, shift_B2, _ = np.split(draws_BD, _SPANS, axis=1)
+    _, rest_BR, policy_BP, erase_BE, *_ = np.split(draws_BD, _SPANS, axis=1)
     jitter = augmentation.color_jitter
     colors = map(tuple, (1.0 + jitter * (2.0 * rest_BR[:, 4:7] - 1.0)).tolist())
-    shifts_B2 = np.rint((2.0 * shift_B2 - 1.0) * augmentation.shift_fraction * side_px).astype(np.int64)
-    shifts = map(tuple, shifts_B2.tolist())
+    shifts = map(tuple, plan_shifts(augmentation, side_px, draws_BD).tolist())
     plans = zip(boxes_B4.tolist(), flips_B2.tolist(), colors, policy_BP, erase_BE, shifts, strict=True)
     wanted = (augmentation.policy, augmentation.policy_num_ops, augmentation.policy_magnitude, side_px)
     return [
@@ -101,6 +94,19 @@ def plan_crops(
     places_B2, flips_B2 = np.split(draws_BD[:, _SPANS[0] : _SPANS[0] + 4], 2, axis=1)
     boxes_B4 = _crop_boxes(augmentation, heights_B, widths_B, tries_BT2, places_B2)
     return boxes_B4, (flips_B2 < 0.5) & [augmentation.horizontal_flip, augmentation.vertical_flip]
+
+
+def plan_shifts(augmentation: Augmentation, side_px: int, draws_BD: np.ndarray) -> np.ndarray:
+    """Of `plan` how far the squares move down and right, int64 [B, 2]."""
+    shift_B2 = draws_BD[:, _SPANS[3] : _SPANS[4]]
+    return np.rint((2.0 * shift_B2 - 1.0) * augmentation.shift_fraction * side_px).astype(np.int64)
+
+
+def are_changed(augmentation: Augmentation, draws_BD: np.ndarray) -> np.ndarray:
+    """Whether anything happens to images that were cropped, resized, flipped and moved; bool [B]."""
+    if augmentation.color_jitter or augmentation.policy != "none":
+        return np.ones(len(draws_BD), bool)
+    return policies.are_erased(augmentation.erase_probability, draws_BD[:, _SPANS[2] : _SPANS[3]])
 
 
 def regions_of(
@@ -130,13 +136,13 @@ def apply(crop_HWC: np.ndarray, view: View, side_px: int, out: np.ndarray) -> No
         _flip(out, 1)
     if view.flip_vertical:
         _flip(out, 0)
+    if view.shift != (0, 0):
+        np.copyto(out, _shifted(out, *view.shift))
     finish(out, view)
 
 
 def finish(out: np.ndarray, view: View) -> None:
-    """Does to an image that was cropped, resized and flipped what else the view says, in place."""
-    if view.shift != (0, 0):
-        np.copyto(out, _shifted(out, *view.shift))
+    """Does to an image that was cropped, resized, flipped and moved what else the view says, in place."""
     if view.color is not None:
         cv2.transform(out, _color_matrix(out, *view.color), dst=out)
     if view.chains:

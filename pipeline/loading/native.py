@@ -1,4 +1,4 @@
-"""Pieces of a batch made by native code: read, decoded, cut out, resized and flipped with the GIL released.
+"""Pieces of a batch made by native code: read, decoded, cut out, resized, flipped and moved with the GIL released.
 
 What that is not for, or finds broken, is left: then the image is made by Python, which says what is wrong with it.
 N images, which have places in the batch; B places in all.

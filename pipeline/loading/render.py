@@ -19,10 +19,11 @@ class Render(Protocol):
     """Squares of `side_px`, written into their places of the batch's array, [B, side_px, side_px, C]."""
 
     def plan(self, crops_N: np.ndarray) -> None:
-        """Fills in regions and flips; `imaging.crops.CROP`, of which sizes, places and `can_shrink` are known."""
+        """Fills in what is cut out and how it moves; `imaging.crops.CROP`, of which sizes, places and `can_shrink` are
+        known."""
 
     def finish(self, crops_N: np.ndarray, out_BHWC: np.ndarray) -> None:
-        """Does what else is to be done to images that were cropped, resized and flipped as planned."""
+        """Does what else is to be done to images that were made as planned."""
 
     def write(self, images: Sequence[Encoded], places_N: np.ndarray, out_BHWC: np.ndarray) -> None:
         """Does all of it."""
@@ -41,11 +42,13 @@ class TrainingRender:
         can_shrink_N = crops_N["can_shrink"] != 0
         _fill_in(crops_N, augment.regions_of(boxes_N4, heights_N, widths_N, self._side_px, can_shrink_N))
         crops_N["flip_horizontal"], crops_N["flip_vertical"] = flips_N2.T
+        crops_N["down"], crops_N["right"] = augment.plan_shifts(self._augmentation, self._side_px, draws_ND).T
 
     def finish(self, crops_N: np.ndarray, out_BHWC: np.ndarray) -> None:
-        if self._augmentation.is_more_than_a_crop:
-            places_N = crops_N["place"]
-            for place, view in zip(places_N, self._views(crops_N["height"], crops_N["width"], places_N), strict=True):
+        changed = crops_N[augment.are_changed(self._augmentation, self._draws_BD[crops_N["place"]])]
+        if len(changed):
+            views = self._views(changed["height"], changed["width"], changed["place"])
+            for place, view in zip(changed["place"], views, strict=True):
                 augment.finish(out_BHWC[place], view)
 
     def write(self, images: Sequence[Encoded], places_N: np.ndarray, out_BHWC: np.ndarray) -> None:

@@ -1,4 +1,4 @@
-"""Crops by native code: the pixels of decoding, resizing and flipping, whatever is asked, and none written beyond."""
+"""Crops by native code: the pixels of decoding, resizing, flips and moves, whatever is asked; none written beyond."""
 
 import io
 import subprocess
@@ -26,20 +26,23 @@ PHOTO = simplejpeg.encode_jpeg(np.ascontiguousarray(NOISE_HWC[:120, :90]), quali
 SIDES = st.one_of(st.integers(1, 40), st.sampled_from([63, 64, 65, 160, 224, 256]))
 
 
-def a_crop(size, wanted, *, place=0, offset=0, num_bytes=0, flips=(False, False)):
+def a_crop(size, wanted, *, place=0, offset=0, num_bytes=0, flips=(False, False), move=(0, 0)):
     """One row, of an image of this size."""
     row = np.zeros(1, CROP)
-    names = ("place", "offset", "num_bytes", "height", "width", "flip_horizontal", "flip_vertical")
-    for name, value in zip(names, (place, offset, num_bytes, *size, *flips), strict=True):
+    names = ("place", "offset", "num_bytes", "height", "width", "flip_horizontal", "flip_vertical", "down", "right")
+    for name, value in zip(names, (place, offset, num_bytes, *size, *flips, *move), strict=True):
         row[name] = value
     for name, value in zip(("top", "left", "rows", "columns", "shrink"), wanted, strict=True):
         row[name] = value
     return row
 
 
-def by_python(part_HWC, side_px, flips):
+def by_python(part_HWC, side_px, flips, move=(0, 0)):
     resized_HWC = resize(np.ascontiguousarray(part_HWC), side_px, side_px)
-    return resized_HWC[:: -1 if flips[1] else 1, :: -1 if flips[0] else 1]
+    flipped_HWC = resized_HWC[:: -1 if flips[1] else 1, :: -1 if flips[0] else 1]
+    borders = [(max(0, by), max(0, -by)) for by in move]
+    wide_HWC = np.pad(flipped_HWC, (*borders, (0, 0)), "reflect")
+    return wide_HWC[borders[0][1] :, borders[1][1] :][:side_px, :side_px]
 
 
 def is_its_work(wanted, side_px):
@@ -55,19 +58,20 @@ def a_crop_of_noise(draw):
     top, left = draw(st.integers(0, new_height - 1)), draw(st.integers(0, new_width - 1))
     rows, columns = draw(st.integers(1, new_height - top)), draw(st.integers(1, new_width - left))
     flips = draw(st.tuples(st.booleans(), st.booleans()))
-    return (height, width), Region(top, left, rows, columns, shrink), flips, draw(SIDES)
+    move = draw(st.sampled_from([(0, 0), None])) or draw(st.tuples(*[st.integers(-300, 300)] * 2))
+    return (height, width), Region(top, left, rows, columns, shrink), flips, move, draw(SIDES)
 
 
 @needs_native
 @settings(max_examples=400)
 @given(a_crop_of_noise(), st.integers(0, 50), st.sampled_from([0xFF, 0xC0]))
 def test_decoded_pixels_are_cut_and_resized_as_by_opencv(case, offset, mask):
-    size, wanted, flips, side_px = case
+    size, wanted, flips, move, side_px = case
     height, width = shrunk_size(*size, wanted.shrink)
     whole_HWC = NOISE_HWC[:height, :width] & np.uint8(mask)
     memory = np.concatenate([np.zeros(offset, np.uint8), whole_HWC.ravel()])
     out_BHWC = np.full((3, side_px, side_px, 3), 77, np.uint8)
-    row = a_crop(size, wanted, place=1, offset=offset, flips=flips)
+    row = a_crop(size, wanted, place=1, offset=offset, flips=flips, move=move)
     cut_pixels(row, memory, out_BHWC)
     assert (out_BHWC[[0, 2]] == 77).all()
     if not row["is_done"][0]:
@@ -75,7 +79,7 @@ def test_decoded_pixels_are_cut_and_resized_as_by_opencv(case, offset, mask):
         assert (out_BHWC == 77).all()
         return
     assert is_its_work(wanted, side_px)
-    np.testing.assert_array_equal(out_BHWC[1], by_python(wanted.of(whole_HWC), side_px, flips))
+    np.testing.assert_array_equal(out_BHWC[1], by_python(wanted.of(whole_HWC), side_px, flips, move))
 
 
 @needs_native
@@ -140,6 +144,21 @@ def test_damaged_bytes_are_left_or_decoded_and_nothing_is_written_beyond(data):
     assert (scratch[-64:] == 77).all()
     assert (out_BHWC[[0, 2]] == 77).all()
     assert row["is_done"][0] or (out_BHWC == 77).all()
+
+
+@needs_native
+@pytest.mark.parametrize("down", [-(2**31), -64, 63, 2**31 - 1])
+@pytest.mark.parametrize("right", [-(2**31), -63, 64, 2**31 - 1])
+def test_what_moves_out_of_sight_comes_back_mirrored(down, right):
+    pixels_HWC = np.ascontiguousarray(NOISE_HWC[:30, :40])
+    out_BHWC = np.full((3, 64, 64, 3), 77, np.uint8)
+    row = a_crop((30, 40), Region(0, 0, 30, 40), place=1, move=(down, right))
+    cut_pixels(row, pixels_HWC, out_BHWC)
+    assert row["is_done"][0]
+    assert (out_BHWC[[0, 2]] == 77).all()
+    period = 2 * 63  # what is mirrored at both borders repeats itself
+    near = [(by + 63) % period - 63 for by in (down, right)]
+    np.testing.assert_array_equal(out_BHWC[1], by_python(pixels_HWC, 64, (False, False), near))
 
 
 @needs_native

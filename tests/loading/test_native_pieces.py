@@ -1,6 +1,7 @@
 """Batches whose pieces native code makes: the pixels, the errors and the figures of those that Python makes."""
 
 import io
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +14,7 @@ from PIL import Image
 from pipeline.errors import ArtifactError
 from pipeline.imaging import crops, region
 from pipeline.imaging.region import Native
-from pipeline.loading import encoded
+from pipeline.loading import assembly, encoded
 from pipeline.loading.augment import Augmentation
 from pipeline.loading.batches import split_batches, training_batches
 from pipeline.loading.kept import open_decoded
@@ -98,7 +99,8 @@ def are_equal(some, others):
 @pytest.mark.parametrize(
     "changes",
     [{}, {"horizontal_flip": False, "vertical_flip": False}, {"color_jitter": 0.3}, {"erase_probability": 0.7},
-     {"policy": "randaugment"}, {"shift_fraction": 0.2}],
+     {"policy": "randaugment"}, {"shift_fraction": 0.2}, {"shift_fraction": 0.5, "erase_probability": 0.5},
+     {"shift_fraction": 0.5, "color_jitter": 0.3}],
 )  # fmt: skip
 def test_training_gives_the_same_pixels(write, without_native, changes, num_workers):
     reader, augmentation = write(any_image), replace(CROPS, **changes)
@@ -123,6 +125,30 @@ def test_crops_that_grow_are_left_to_nobody_else(write, decodes, without_native)
     assert decodes == []
     assert are_equal(natively, without_native(lambda: epoch(reader)))
     assert len(decodes) == 75
+
+
+def test_no_more_is_held_at_once_than_some_images_of_some_bytes(write, monkeypatch):
+    reader, pieces = write(any_image), []
+    read_images = reader.read_images
+
+    def noting(shards_N, crops_N, memory):
+        pieces.append(crops_N["num_bytes"].tolist())
+        read_images(shards_N, crops_N, memory)
+
+    monkeypatch.setattr(reader, "read_images", noting)
+    expected = epoch(reader)
+    assert list(map(len, pieces)) == [25, 25, 25]
+    for max_images, max_bytes in ((10, 10**9), (25, 60_000), (7, 60_000), (25, 1)):
+        pieces.clear()
+        monkeypatch.setattr(assembly, "_PIECE_IMAGES", max_images)
+        monkeypatch.setattr(assembly, "_PIECE_BYTES", max_bytes)
+        assert are_equal(epoch(reader), expected)
+        assert all(len(sizes) == 1 or (len(sizes) <= max_images and sum(sizes) <= max_bytes) for sizes in pieces)
+        num_made = list(itertools.accumulate(map(len, pieces)))
+        assert num_made[-1] == 75
+        for sizes, next_sizes, so_far in zip(pieces, pieces[1:], num_made, strict=False):
+            is_full = len(sizes) == max_images or sum(sizes) + next_sizes[0] > max_bytes
+            assert is_full or so_far % 25 == 0, "smaller than it must be, and no batch ends there"
 
 
 def test_an_image_that_is_left_is_read_once(write, monkeypatch):
