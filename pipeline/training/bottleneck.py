@@ -7,6 +7,9 @@ from typing import Literal
 BOUND_FRACTION = 0.1
 """A run that stands still for less than this is bound by its computing: nothing else is worth turning first."""
 
+WORSE_FRACTION = 0.2
+"""By as much more of the steps' time something holds a run up when it is told again."""
+
 MOST_OF_WORK = 0.5
 """Of the loader's work, what makes one kind of it the one to name."""
 
@@ -40,6 +43,11 @@ class Verdict:
     fraction: float
     """Of the time of steps."""
     text: str
+
+    def is_news_after(self, said: "Verdict") -> bool:
+        """Whether something else holds the run up than was `said`, or the same much more."""
+        is_worse = self.bound != "compute" and self.fraction >= said.fraction + WORSE_FRACTION
+        return self.bound != said.bound or is_worse
 
 
 def judge(spent: Sequence[Spent], *, workers_per_rank: int, num_cores: int) -> Verdict:

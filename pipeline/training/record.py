@@ -41,7 +41,7 @@ class Record:
         self._work = Work()
         self._spent: list[Spent] = []
         """By rank, since the epoch began or was resumed."""
-        self._bound: str | None = None
+        self._said: Verdict | None = None
         self._global_batch_size = global_batch_size
         self._steps_per_epoch = steps_per_epoch
         self._log_every = max(1, min(MAX_STEPS_BETWEEN_LOGS, steps_per_epoch // LOGS_PER_EPOCH))
@@ -140,9 +140,10 @@ class Record:
             return None
         verdict = self._judge(spent)
         self._append(position, {f"loader/epoch_{verdict.bound}_bound_fraction": verdict.fraction})
-        news = verdict.bound != self._bound
-        self._bound = verdict.bound
-        return verdict.text if news else None
+        if self._said is not None and not verdict.is_news_after(self._said):
+            return None
+        self._said = verdict
+        return verdict.text
 
     def start_clock(self) -> None:
         """Training time runs from here; validation and checkpoints stop it."""

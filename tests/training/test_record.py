@@ -118,15 +118,22 @@ def test_an_epochs_verdict_is_said_when_it_is_news_and_kept_each_time(clock):
         book.phases.begin("compute")
         clock[0] += 1.0 - waited
         book.log_step(number, 0.0, 0.1, [book.take_spent()])
-        clock[0] += 0.0
         return book.end_epoch(number, 0.1)
 
     assert epoch(1, 0.5).startswith("loader-bound 50%: raise loading.workers_per_rank or lower shards.short_side_px")
     assert epoch(2, 0.6) is None, "the same again"
-    assert epoch(3, 0.0) == "compute-bound 100%: the loader keeps up"
+    assert epoch(3, 0.65) is None, "and again"
+    assert epoch(4, 0.75).startswith("loader-bound 75%: "), "much worse than was said"
+    assert epoch(5, 0.08) == "compute-bound 92%: the loader keeps up"
+    assert epoch(6, 0.0) is None
+    assert epoch(7, 0.3).startswith("loader-bound 30%: ")
     verdicts = [metrics for _, metrics, _ in lines if any("bound" in name for name in metrics)]
     assert verdicts == [
         {"loader/epoch_loader_bound_fraction": pytest.approx(0.5)},
         {"loader/epoch_loader_bound_fraction": pytest.approx(0.6)},
+        {"loader/epoch_loader_bound_fraction": pytest.approx(0.65)},
+        {"loader/epoch_loader_bound_fraction": pytest.approx(0.75)},
+        {"loader/epoch_compute_bound_fraction": pytest.approx(0.92)},
         {"loader/epoch_compute_bound_fraction": pytest.approx(1.0)},
+        {"loader/epoch_loader_bound_fraction": pytest.approx(0.3)},
     ]
