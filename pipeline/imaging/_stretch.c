@@ -62,10 +62,13 @@ static Pair inside(Pair pair, int length)
 /* The place of the stretched square that a place shows which moved from its own. The border itself is not repeated. */
 static int shown_at(int place, int moved, int is_flipped, int side_px)
 {
-    int period = side_px > 1 ? 2 * (side_px - 1) : 1;
-    int from = (int)((((int64_t)place - moved) % period + period) % period);
-    int inside = from < side_px ? from : period - from;
-    return is_flipped ? side_px - 1 - inside : inside;
+    int64_t from = (int64_t)place - moved;
+    if (from < 0 || from >= side_px) { /* far out it is mirrored at both borders, again and again */
+        int period = side_px > 1 ? 2 * (side_px - 1) : 1;
+        from = (from % period + period) % period;
+        from = from < side_px ? from : period - from;
+    }
+    return is_flipped ? side_px - 1 - (int)from : (int)from;
 }
 
 static int least_of(const int *bytes)

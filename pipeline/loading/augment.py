@@ -43,6 +43,11 @@ class Augmentation:
     erase_probability: float = 0.0
     shift_fraction: float = 0.0
 
+    @property
+    def is_more_than_geometry(self) -> bool:
+        """Whether anything may happen to an image that was cropped, resized, flipped and moved."""
+        return bool(self.color_jitter or self.policy != "none" or self.erase_probability > 0.0)
+
 
 @dataclass(frozen=True)
 class View:
@@ -102,8 +107,8 @@ def plan_shifts(augmentation: Augmentation, side_px: int, draws_BD: np.ndarray) 
     return np.rint((2.0 * shift_B2 - 1.0) * augmentation.shift_fraction * side_px).astype(np.int64)
 
 
-def are_changed(augmentation: Augmentation, draws_BD: np.ndarray) -> np.ndarray:
-    """Whether anything happens to images that were cropped, resized, flipped and moved; bool [B]."""
+def have_more(augmentation: Augmentation, draws_BD: np.ndarray) -> np.ndarray:
+    """Which images have a view that is more than geometry, bool [B]."""
     if augmentation.color_jitter or augmentation.policy != "none":
         return np.ones(len(draws_BD), bool)
     return policies.are_erased(augmentation.erase_probability, draws_BD[:, _SPANS[2] : _SPANS[3]])

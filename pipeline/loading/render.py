@@ -42,14 +42,15 @@ class TrainingRender:
         can_shrink_N = crops_N["can_shrink"] != 0
         _fill_in(crops_N, augment.regions_of(boxes_N4, heights_N, widths_N, self._side_px, can_shrink_N))
         crops_N["flip_horizontal"], crops_N["flip_vertical"] = flips_N2.T
-        crops_N["down"], crops_N["right"] = augment.plan_shifts(self._augmentation, self._side_px, draws_ND).T
+        if self._augmentation.shift_fraction > 0.0:
+            crops_N["down"], crops_N["right"] = augment.plan_shifts(self._augmentation, self._side_px, draws_ND).T
 
     def finish(self, crops_N: np.ndarray, out_BHWC: np.ndarray) -> None:
-        changed = crops_N[augment.are_changed(self._augmentation, self._draws_BD[crops_N["place"]])]
-        if len(changed):
-            views = self._views(changed["height"], changed["width"], changed["place"])
-            for place, view in zip(changed["place"], views, strict=True):
-                augment.finish(out_BHWC[place], view)
+        if not self._augmentation.is_more_than_geometry:
+            return
+        rest = crops_N[augment.have_more(self._augmentation, self._draws_BD[crops_N["place"]])]
+        for place, view in zip(rest["place"], self._views(rest["height"], rest["width"], rest["place"]), strict=True):
+            augment.finish(out_BHWC[place], view)
 
     def write(self, images: Sequence[Encoded], places_N: np.ndarray, out_BHWC: np.ndarray) -> None:
         heights_N, widths_N = np.array([image.size for image in images]).T
