@@ -1,7 +1,8 @@
 """Images a second of this loader and of its peers on the same photographs, one JSON line.
 
-Batches of 64 random-resized crops of 224 px, two workers, everything in the page cache. Each repeat runs every loader
-in a process of its own, one after the other; figures are medians over the repeats, ratios are taken of medians.
+Batches of 64 random-resized crops of 224 px, two workers, everything in the page cache; of the set of 32 px batches of
+512 whole images, flipped and shifted, and 25 times as many of them. Each repeat runs every loader in a process of its
+own, one after the other; figures are medians over the repeats, ratios are taken of medians.
 
     python benchmarks/loader.py --photos FOLDER --peers-python /path/to/python
 
@@ -22,14 +23,17 @@ PEER_SCRIPT = Path(__file__).resolve().parent / "peers" / "loading.py"
 sys.path[:0] = [str(REPOSITORY), str(PEER_SCRIPT.parent)]
 NUM_CLASSES = 10
 SHORT_SIDE_PX = 256
+SMALL = "32 px"
 LOADERS = {
     "original": ("convoy", "ffcv", "dali", "imagefolder", "litdata", "mosaicml", "webdataset"),
     "256 px": (
         "convoy", "convoy_long_side_256", "convoy_decoded_long_side_256", "ffcv_long_side_256",
         "ffcv_raw_long_side_256", "dali", "webdataset",
     ),
+    SMALL: ("convoy", "convoy_decoded", "ffcv_small", "ffcv_raw_small"),
 }  # fmt: skip
 DECODED_CACHE_BYTES = 4_000_000_000
+SMALL_IMAGES_EACH = 25
 
 
 def main() -> None:
@@ -37,7 +41,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=arguments.work) as work:
         sets = {name: Path(work) / name.replace(" ", "-") for name in LOADERS if name in arguments.sets}
         for name, folder in sets.items():
-            _write_set(folder, read_photos(arguments.photos), name, arguments.images)
+            num_images = arguments.images * (SMALL_IMAGES_EACH if name == SMALL else 1)
+            _write_set(folder, read_photos(arguments.photos), name, num_images)
         results = {name: _measure(name, folder, arguments) for name, folder in sets.items()}
     print(json.dumps({"benchmark": "loader", "cores": os.cpu_count(), "repeats": arguments.repeats, "sets": results}))
 
@@ -80,16 +85,25 @@ def read_photos(folder: Path | None) -> list[bytes]:
 
 def _write_set(folder: Path, photos: list[bytes], name: str, num_images: int) -> None:
     """The same photographs as files by class and as two tars, repeated to `num_images`."""
-    from pipeline.imaging.decode import decode
+    import simplejpeg
+
+    from pipeline.imaging.decode import decode, read_size
+    from pipeline.imaging.region import Region
+    from pipeline.imaging.resizing import centre_square, resize
     from pipeline.sharding.encode import encode
 
     def long_side_256(data: bytes) -> bytes:
         height, width = decode(data).shape[:2]
         return encode(data, max(1, round(256 * min(height, width) / max(height, width))), 90).data
 
-    stored = [encode(data, None if name == "original" else SHORT_SIDE_PX, 90).data for data in photos]
+    def square_32(data: bytes) -> bytes:
+        square_HWC = Region(*centre_square(*read_size(data))).of(decode(data))
+        return simplejpeg.encode_jpeg(resize(square_HWC, 32, 32), quality=90, colorsubsampling="420")
+
+    of_set = {"original": lambda data: encode(data, None, 90).data, SMALL: square_32}
+    stored = [of_set.get(name, lambda data: encode(data, SHORT_SIDE_PX, 90).data)(data) for data in photos]
     write_shards(folder / "shards", [stored[at % len(stored)] for at in range(num_images)])
-    if name != "original":
+    if name == "256 px":
         limited = [long_side_256(data) for data in photos]
         write_shards(folder / "shards-long-side-256", [limited[at % len(limited)] for at in range(num_images)])
     for at in range(num_images):
@@ -183,15 +197,19 @@ def _measure_here(loader: str, folder: str) -> None:
     os.environ["CONVOY_CACHE"] = str(Path(folder) / "cache")
     limit_bytes = DECODED_CACHE_BYTES if "decoded" in loader else 0
     augmentation = Augmentation((0.08, 1.0), (3 / 4, 4 / 3), False, False, 0.0)
+    batch, side_px = peer.BATCH, peer.SIDE_PX
+    if Path(folder).name == SMALL.replace(" ", "-"):
+        augmentation = Augmentation((1.0, 1.0), (1.0, 1.0), True, False, 0.0, shift_fraction=peer.SHIFT_PX / 32)
+        batch, side_px = peer.SMALL_BATCH, 32
     epochs = iter(range(1_000_000))
 
     def epoch():
         steps = order(
-            reader.shard_sizes, seed=0, epoch=next(epochs), digest=reader.index.digest, global_batch_size=peer.BATCH
+            reader.shard_sizes, seed=0, epoch=next(epochs), digest=reader.index.digest, global_batch_size=batch
         )
         made = training_batches(
             reader, steps, augmentation,
-            input_px=peer.SIDE_PX, rank=0, world_size=1, first_step=0, num_workers=peer.WORKERS, decoded=decoded,
+            input_px=side_px, rank=0, world_size=1, first_step=0, num_workers=peer.WORKERS, decoded=decoded,
         )  # fmt: skip
         return (len(batch.labels_B) for batch in made)
 

@@ -97,7 +97,8 @@ class Training(Section):
     """Between checkpoints at most. One is made at an epoch's end, too, unless a younger one is still being written."""
     deterministic: bool
     """On a GPU, kernels that give the same bits each time, so that a run that was killed there ends as if it had not
-    been; slower. An operation that has none warns. Without it cuDNN takes the fastest it finds. A CPU's always do."""
+    been; slower for some networks. An operation that has none warns. Without it cuDNN takes the fastest it finds. A
+    CPU's always do."""
     keep_checkpoints: PositiveInt
     ledger: Literal["digest", "full"]
     """What a step leaves in the ledger: a digest of its sample keys, or the keys too."""

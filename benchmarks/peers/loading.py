@@ -1,7 +1,8 @@
 """One loader of another project over photographs that `prepare` wrote in its own format, and its rate.
 
 Runs in an environment that has the peers, never in the project's own: `python loading.py prepare|measure NAME FOLDER`.
-Every loader gives batches of 64 random-resized crops of 224 px, uint8 where it can, with two workers.
+Every loader gives batches of 64 random-resized crops of 224 px, uint8 where it can, with two workers; those named small
+batches of 512 whole images of 32 px, flipped and shifted.
 """
 
 import io
@@ -14,6 +15,7 @@ from pathlib import Path
 import psutil
 
 BATCH, SIDE_PX, WORKERS = 64, 224, 2
+SMALL_BATCH, SHIFT_PX = 512, 4
 LEAST_SECONDS = 2.0
 
 
@@ -104,19 +106,33 @@ def dali(folder: Path):
 
 
 def _ffcv(folder: Path, beton: str):
-    from ffcv.fields.decoders import IntDecoder, RandomResizedCropRGBImageDecoder
+    from ffcv.fields.decoders import RandomResizedCropRGBImageDecoder
+
+    return _ffcv_batches(folder / beton, BATCH, [RandomResizedCropRGBImageDecoder((SIDE_PX, SIDE_PX))])
+
+
+def _ffcv_of_small(folder: Path, beton: str):
+    from ffcv.fields.decoders import SimpleRGBImageDecoder
+    from ffcv.transforms import RandomHorizontalFlip, RandomTranslate
+
+    images = [SimpleRGBImageDecoder(), RandomHorizontalFlip(), RandomTranslate(padding=SHIFT_PX)]
+    return _ffcv_batches(folder / beton, SMALL_BATCH, images)
+
+
+def _ffcv_batches(beton: Path, batch: int, images: list):
+    from ffcv.fields.decoders import IntDecoder
     from ffcv.loader import Loader, OrderOption
     from ffcv.transforms import ToTensor
 
     loader = Loader(
-        str(folder / beton),
-        batch_size=BATCH,
+        str(beton),
+        batch_size=batch,
         num_workers=WORKERS,
         order=OrderOption.RANDOM,
         drop_last=True,
         os_cache=True,
         pipelines={
-            "image": [RandomResizedCropRGBImageDecoder((SIDE_PX, SIDE_PX)), ToTensor()],
+            "image": [*images, ToTensor()],
             "label": [IntDecoder(), ToTensor()],
         },
     )
@@ -133,6 +149,14 @@ def ffcv_long_side_256(folder: Path):
 
 def ffcv_raw_long_side_256(folder: Path):
     return _ffcv(folder, "raw-256.beton")
+
+
+def ffcv_small(folder: Path):
+    return _ffcv_of_small(folder, "jpg-32.beton")
+
+
+def ffcv_raw_small(folder: Path):
+    return _ffcv_of_small(folder, "raw-32.beton")
 
 
 class _Pairs:
@@ -183,6 +207,8 @@ PREPARE = {
     "ffcv_raw_long_side_256": lambda folder: _prepare_ffcv(
         folder, "raw-256.beton", write_mode="raw", max_resolution=256
     ),
+    "ffcv_small": lambda folder: _prepare_ffcv(folder, "jpg-32.beton", write_mode="jpg"),
+    "ffcv_raw_small": lambda folder: _prepare_ffcv(folder, "raw-32.beton", write_mode="raw"),
 }
 """The others read the images or the tars as they are."""
 
@@ -195,6 +221,8 @@ MEASURE = {
     "ffcv": ffcv,
     "ffcv_long_side_256": ffcv_long_side_256,
     "ffcv_raw_long_side_256": ffcv_raw_long_side_256,
+    "ffcv_small": ffcv_small,
+    "ffcv_raw_small": ffcv_raw_small,
 }
 
 

@@ -258,6 +258,7 @@ static int add_constants(PyObject *module)
 {
     return PyModule_AddStringConstant(module, "LIBRARY", "libjpeg-turbo " TEXT(LIBJPEG_TURBO_VERSION)) != 0
             || PyModule_AddIntConstant(module, "CAN_STRETCH", can_stretch()) != 0
+            || PyModule_AddIntConstant(module, "CROP_BYTES", (long)sizeof(Crop)) != 0
         ? -1 : 0;
 }
 

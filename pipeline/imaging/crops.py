@@ -30,7 +30,7 @@ UNREAD = -1
 MAX_SIDE_PX = 1024
 """The largest squares that native code makes; as in _crops.h."""
 
-_PROBE_SIDE_PX = 36
+_PROBE_SIDE_PX, _PROBE_MOVE = 36, (5, 9)
 _PROBE_SIZES = ((1, 1), (20, 30), (30, 50), (90, 35), (36, 36), (5, 140), (54, 54), (36, 54), (54, 36), (71, 40))
 
 
@@ -64,6 +64,8 @@ def cut_pixels(crops_N: np.ndarray, memory: np.ndarray, out_BHWC: np.ndarray) ->
 
 
 def _look_at_native() -> Native:
+    if getattr(region._crops, "CROP_BYTES", None) != CROP.itemsize:
+        return Native(False, "built from other sources; run `make setup`")
     if not region._crops.CAN_STRETCH:
         return Native(False, "this processor has no AVX2")
     if not _agrees():
@@ -72,16 +74,30 @@ def _look_at_native() -> Native:
 
 
 def _agrees() -> bool:
-    """Whether noise is resized as `resize` does it. Of coarse noise, many sums lie halfway between two values."""
+    """Whether noise is resized as `resize` does it, and turned over and moved. Of coarse noise, many sums lie halfway
+    between two values."""
     random = np.random.default_rng(0)
+    side_px, (down, right) = _PROBE_SIDE_PX, _PROBE_MOVE
     for (height, width), mask in itertools.product(_PROBE_SIZES, (0xFF, 0xC0)):
         noise_HWC = random.integers(0, 256, (height, width, 3), np.uint8) & np.uint8(mask)
-        crops = np.zeros(1, CROP)
-        for name, value in (("height", height), ("width", width), ("shrink", 1), ("rows", height), ("columns", width)):
-            crops[name] = value
-        out_BHWC = np.empty((1, _PROBE_SIDE_PX, _PROBE_SIDE_PX, 3), np.uint8)
-        cut_pixels(crops, noise_HWC, out_BHWC)
-        expected_HWC = resize(noise_HWC, _PROBE_SIDE_PX, _PROBE_SIDE_PX)
-        if not (crops["is_done"][0] and np.array_equal(out_BHWC[0], expected_HWC)):
+        resized_HWC = resize(noise_HWC, side_px, side_px)
+        if not np.array_equal(_cut(noise_HWC), resized_HWC):
+            return False
+        wide_HWC = np.pad(resized_HWC[:, ::-1], ((down, 0), (right, 0), (0, 0)), "reflect")
+        turned_HWC = _cut(noise_HWC, flip_horizontal=1, down=down, right=right)
+        is_left = turned_HWC is None and width > 2 * side_px
+        if not is_left and not np.array_equal(turned_HWC, wide_HWC[:side_px, :side_px]):
             return False
     return True
+
+
+def _cut(image_HWC: np.ndarray, **motion: int) -> np.ndarray | None:
+    """All of an image as a square of the probe's side; None where it is left."""
+    height, width = image_HWC.shape[:2]
+    crops_N = np.zeros(1, CROP)
+    whole = {"height": height, "width": width, "shrink": 1, "rows": height, "columns": width}
+    for name, value in (whole | motion).items():
+        crops_N[name] = value
+    out_BHWC = np.empty((1, _PROBE_SIDE_PX, _PROBE_SIDE_PX, 3), np.uint8)
+    cut_pixels(crops_N, image_HWC, out_BHWC)
+    return out_BHWC[0] if crops_N["is_done"][0] else None

@@ -15,16 +15,19 @@ import torch
 
 from pipeline.imaging.channels import as_rgb
 from pipeline.loading.decoded import DecodedCache
-from pipeline.loading.encoded import Pixels, take_decode_seconds
+from pipeline.loading.encoded import SCRATCH_BYTES, Pixels, take_decode_seconds
 from pipeline.loading.kept import Encoded, kept_images
 from pipeline.loading.native import Made, NativePieces, is_native_for
 from pipeline.loading.read import SplitReader
 from pipeline.loading.render import Render
 from pipeline.sample_table import is_multi_label, multi_hot
 
-_PIECE_IMAGES, _PIECE_BYTES = 256, 4 * 1024**2
-"""Images, and their encoded bytes, that a thread holds at once: no more than either says, but for a single image. What
-Python does for a piece, with its lock, takes as long for few images as for many."""
+_PIECE_IMAGES = 256
+"""That a thread makes at once, at most. What Python does for a piece, with its lock, takes half a millisecond for few
+and for many: two microseconds of each image then."""
+
+_PIECE_BYTES = SCRATCH_BYTES
+"""Of encoded images that a thread holds at once, at most, but for a single image."""
 
 
 class Work(NamedTuple):

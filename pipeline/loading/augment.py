@@ -43,11 +43,6 @@ class Augmentation:
     erase_probability: float = 0.0
     shift_fraction: float = 0.0
 
-    @property
-    def is_more_than_geometry(self) -> bool:
-        """Whether anything may happen to an image that was cropped, resized, flipped and moved."""
-        return bool(self.color_jitter or self.policy != "none" or self.erase_probability > 0.0)
-
 
 @dataclass(frozen=True)
 class View:
@@ -108,10 +103,10 @@ def plan_shifts(augmentation: Augmentation, side_px: int, draws_BD: np.ndarray) 
 
 
 def have_more(augmentation: Augmentation, draws_BD: np.ndarray) -> np.ndarray:
-    """Which images have a view that is more than geometry, bool [B]."""
+    """Of which images more may be changed than where they lie: those that `finish` is for; bool [B]."""
     if augmentation.color_jitter or augmentation.policy != "none":
         return np.ones(len(draws_BD), bool)
-    return policies.are_erased(augmentation.erase_probability, draws_BD[:, _SPANS[2] : _SPANS[3]])
+    return policies.may_be_erased(augmentation.erase_probability, draws_BD[:, _SPANS[2] : _SPANS[3]])
 
 
 def regions_of(

@@ -16,7 +16,7 @@ from pipeline.imaging.decode import decode_region, read_size
 from pipeline.imaging.jpeg import read_jpeg_header
 from pipeline.imaging.region import MIN_SHRUNK_PX, Region
 
-_SCRATCH_BYTES = 8 * 1024**2
+SCRATCH_BYTES = 8 * 1024**2
 """A thread's memory for one decoded image, such as 1632 x 1632; larger ones get memory of their own. As much again is
 for what is encoded."""
 
@@ -64,16 +64,16 @@ class Pixels:
 def memory_to_decode_in() -> np.ndarray:
     """This thread's, uint8 [num_bytes]."""
     if not hasattr(_scratch, "memory"):
-        _scratch.memory = np.empty(_SCRATCH_BYTES, np.uint8)
+        _scratch.memory = np.empty(SCRATCH_BYTES, np.uint8)
     return _scratch.memory
 
 
 def memory_to_read_into(num_bytes: int) -> np.ndarray:
     """uint8, no less than [num_bytes]; this thread's where that is enough."""
-    if num_bytes > _SCRATCH_BYTES:
+    if num_bytes > SCRATCH_BYTES:
         return np.empty(num_bytes, np.uint8)
     if not hasattr(_scratch, "encoded"):
-        _scratch.encoded = np.empty(_SCRATCH_BYTES, np.uint8)
+        _scratch.encoded = np.empty(SCRATCH_BYTES, np.uint8)
     return _scratch.encoded
 
 

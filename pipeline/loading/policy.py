@@ -74,14 +74,14 @@ def apply(image_HWC: np.ndarray, chains: Sequence[Chain]) -> np.ndarray:
     return np.rint(np.clip(mixed_HWC, 0, 255)).astype(np.uint8)
 
 
-def are_erased(probability: float, draws_BE: np.ndarray) -> np.ndarray:
-    """Whether `plan_erasing` has anything to plan for these draws, float64 [B, NUM_ERASE_DRAWS]; bool [B]."""
+def may_be_erased(probability: float, draws_BE: np.ndarray) -> np.ndarray:
+    """Which images `plan_erasing` looks for a box in, by draws, float64 [B, NUM_ERASE_DRAWS]; bool [B]."""
     return draws_BE[:, 0] < probability
 
 
 def plan_erasing(probability: float, side_px: int, draws: np.ndarray) -> tuple[int, int, int, int] | None:
     """Top, left, height and width of what is erased, by draws, float64 [NUM_ERASE_DRAWS]; None for nothing."""
-    if not are_erased(probability, draws[None]).all():
+    if not may_be_erased(probability, draws[None]).all():
         return None
     low, high = np.log(_ERASED_RATIO)
     for u_area, u_ratio in draws[3:].reshape(_NUM_ERASE_TRIES, 2):

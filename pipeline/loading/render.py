@@ -46,8 +46,6 @@ class TrainingRender:
             crops_N["down"], crops_N["right"] = augment.plan_shifts(self._augmentation, self._side_px, draws_ND).T
 
     def finish(self, crops_N: np.ndarray, out_BHWC: np.ndarray) -> None:
-        if not self._augmentation.is_more_than_geometry:
-            return
         rest = crops_N[augment.have_more(self._augmentation, self._draws_BD[crops_N["place"]])]
         for place, view in zip(rest["place"], self._views(rest["height"], rest["width"], rest["place"]), strict=True):
             augment.finish(out_BHWC[place], view)

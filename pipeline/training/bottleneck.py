@@ -8,7 +8,7 @@ BOUND_FRACTION = 0.1
 """A run that stands still for less than this is bound by its computing: nothing else is worth turning first."""
 
 WORSE_FRACTION = 0.2
-"""By as much more of the steps' time something holds a run up when it is told again."""
+"""Of the steps' time: what holds a run up is told again once it takes so much more than it did at its best since."""
 
 MOST_OF_WORK = 0.5
 """Of the loader's work, what makes one kind of it the one to name."""
@@ -44,10 +44,10 @@ class Verdict:
     """Of the time of steps."""
     text: str
 
-    def is_news_after(self, said: "Verdict") -> bool:
-        """Whether something else holds the run up than was `said`, or the same much more."""
-        is_worse = self.bound != "compute" and self.fraction >= said.fraction + WORSE_FRACTION
-        return self.bound != said.bound or is_worse
+    def is_news_after(self, known: "Verdict") -> bool:
+        """Whether something else holds the run up than is `known`, or the same much more."""
+        is_worse = self.bound != "compute" and self.fraction >= known.fraction + WORSE_FRACTION
+        return self.bound != known.bound or is_worse
 
 
 def judge(spent: Sequence[Spent], *, workers_per_rank: int, num_cores: int) -> Verdict:

@@ -41,7 +41,8 @@ class Record:
         self._work = Work()
         self._spent: list[Spent] = []
         """By rank, since the epoch began or was resumed."""
-        self._said: Verdict | None = None
+        self._known: Verdict | None = None
+        """The one that was said last, or the best of its kind since."""
         self._global_batch_size = global_batch_size
         self._steps_per_epoch = steps_per_epoch
         self._log_every = max(1, min(MAX_STEPS_BETWEEN_LOGS, steps_per_epoch // LOGS_PER_EPOCH))
@@ -140,10 +141,10 @@ class Record:
             return None
         verdict = self._judge(spent)
         self._append(position, {f"loader/epoch_{verdict.bound}_bound_fraction": verdict.fraction})
-        if self._said is not None and not verdict.is_news_after(self._said):
-            return None
-        self._said = verdict
-        return verdict.text
+        is_news = self._known is None or verdict.is_news_after(self._known)
+        if is_news or verdict.fraction < self._known.fraction:
+            self._known = verdict
+        return verdict.text if is_news else None
 
     def start_clock(self) -> None:
         """Training time runs from here; validation and checkpoints stop it."""

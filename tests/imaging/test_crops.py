@@ -239,11 +239,17 @@ def test_what_is_built_agrees():
 
 
 @needs_native
-@pytest.mark.parametrize("changed", ["cut_pixels", "CAN_STRETCH", "region", "built"])
+@pytest.mark.parametrize("changed", ["cut_pixels", "moves", "CAN_STRETCH", "CROP_BYTES", "region", "built"])
 def test_it_is_used_only_where_it_is_known_to_agree(monkeypatch, changed):
     def brighter(rows, memory, out_BHWC):
         cut_pixels(rows, memory, out_BHWC)
         np.minimum(out_BHWC, 254, out=out_BHWC)
+
+    def unmoved(rows, memory, out_BHWC):
+        still = rows.copy()
+        still["down"] = 0
+        cut_pixels(still, memory, out_BHWC)
+        rows["is_done"] = still["is_done"]
 
     def unable():
         return None
@@ -251,12 +257,22 @@ def test_it_is_used_only_where_it_is_known_to_agree(monkeypatch, changed):
     monkeypatch.setattr(crops, "_native", None)
     if changed == "cut_pixels":
         monkeypatch.setattr(crops, "cut_pixels", brighter)
+    elif changed == "moves":
+        monkeypatch.setattr(crops, "cut_pixels", unmoved)
     elif changed == "CAN_STRETCH":
-        unable.CAN_STRETCH = 0
+        unable.CAN_STRETCH, unable.CROP_BYTES = 0, CROP.itemsize
+        monkeypatch.setattr(region, "_crops", unable)
+    elif changed == "CROP_BYTES":  # of an earlier build, which did not say it
+        unable.CAN_STRETCH = 1
         monkeypatch.setattr(region, "_crops", unable)
     else:
         monkeypatch.setattr(region, "_native", Native(False, f"{changed} is not"))
-    why = {"cut_pixels": "its pixels are not OpenCV's", "CAN_STRETCH": "this processor has no AVX2"}
+    why = {
+        "cut_pixels": "its pixels are not OpenCV's",
+        "moves": "its pixels are not OpenCV's",
+        "CAN_STRETCH": "this processor has no AVX2",
+        "CROP_BYTES": "built from other sources; run `make setup`",
+    }
     assert native() == Native(False, why.get(changed, f"{changed} is not"))
 
 

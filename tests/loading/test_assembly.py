@@ -51,7 +51,7 @@ def test_a_thread_decodes_into_the_memory_it_has_and_others_into_theirs():
 def test_an_image_larger_than_the_memory_gets_its_own(monkeypatch):
     data = photo(40, 60)
     monkeypatch.setattr(encoded, "_scratch", threading.local())
-    monkeypatch.setattr(encoded, "_SCRATCH_BYTES", 40 * 60 * 3 - 1)
+    monkeypatch.setattr(encoded, "SCRATCH_BYTES", 40 * 60 * 3 - 1)
     image_HWC = Pixels(data).decoded(whole(40, 60))
     assert not np.shares_memory(image_HWC, encoded._scratch.memory)
     assert np.array_equal(image_HWC, decode(data))

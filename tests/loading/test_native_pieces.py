@@ -157,17 +157,19 @@ def test_an_image_that_is_left_is_read_once(write, monkeypatch):
     epoch(reader)
 
 
+@pytest.mark.parametrize("changes", [{}, {"shift_fraction": 0.5, "erase_probability": 0.5}])
 @pytest.mark.parametrize("limit_bytes", [100_000_000, 1_000_000, 1])
-def test_kept_images_give_the_same_pixels(write, tmp_path, monkeypatch, without_native, decodes, limit_bytes):
+def test_kept_images_give_the_same_pixels(write, tmp_path, monkeypatch, without_native, decodes, limit_bytes, changes):
     monkeypatch.setenv("CONVOY_CACHE", str(tmp_path / "cache"))
     reader = write(any_image)
-    expected = [without_native(lambda: epoch(reader, number=number)) for number in range(4)]  # noqa: B023
+    wanted = replace(CROPS, **changes)
+    expected = [without_native(lambda: epoch(reader, wanted, number)) for number in range(4)]  # noqa: B023
     with open_decoded(reader, limit_bytes, pytest.fail) as decoded:
         for number in (0, 1, 2, 3, 0, 1):
-            assert are_equal(epoch(reader, number=number, num_workers=2, decoded=decoded), expected[number])
+            assert are_equal(epoch(reader, wanted, number, num_workers=2, decoded=decoded), expected[number])
         assert decoded.grows == (limit_bytes == 100_000_000)
         del decodes[:]
-        epoch(reader, number=0, decoded=decoded)
+        epoch(reader, wanted, decoded=decoded)
     # Those without a place in the cache are native code's again, but for what it leaves in any case.
     assert len(decodes) == 0 if limit_bytes == 100_000_000 else 0 < len(decodes) < 75
 

@@ -127,6 +127,8 @@ def test_an_epochs_verdict_is_said_when_it_is_news_and_kept_each_time(clock):
     assert epoch(5, 0.08) == "compute-bound 92%: the loader keeps up"
     assert epoch(6, 0.0) is None
     assert epoch(7, 0.3).startswith("loader-bound 30%: ")
+    assert epoch(8, 0.15) is None
+    assert epoch(9, 0.36).startswith("loader-bound 36%: "), "much worse than it was meanwhile"
     verdicts = [metrics for _, metrics, _ in lines if any("bound" in name for name in metrics)]
     assert verdicts == [
         {"loader/epoch_loader_bound_fraction": pytest.approx(0.5)},
@@ -136,4 +138,6 @@ def test_an_epochs_verdict_is_said_when_it_is_news_and_kept_each_time(clock):
         {"loader/epoch_compute_bound_fraction": pytest.approx(0.92)},
         {"loader/epoch_compute_bound_fraction": pytest.approx(1.0)},
         {"loader/epoch_loader_bound_fraction": pytest.approx(0.3)},
+        {"loader/epoch_loader_bound_fraction": pytest.approx(0.15)},
+        {"loader/epoch_loader_bound_fraction": pytest.approx(0.36)},
     ]
