@@ -52,6 +52,7 @@ __all__ = [
     "load",
     "parse",
     "read",
+    "worlds",
 ]
 
 
@@ -94,37 +95,19 @@ class Params(Section):
             )
         if loading.sampling == "balanced":
             self._check_balanced()
-        num_ranks = max(1, self.cluster.num_workers)
-        if loading.global_batch_size % num_ranks:
-            lower = loading.global_batch_size // num_ranks * num_ranks
-            near = " or ".join(str(size) for size in (lower, lower + num_ranks) if size)
-            raise ValueError(
-                f"loading.global_batch_size={loading.global_batch_size} is not divisible by the {num_ranks} ranks "
-                f"asked for in cluster.num_workers; use {near}"
-            )
+        for num_ranks in (self.cluster.least_ranks, self.cluster.most_ranks):
+            problem = _problem_of_sharing(num_ranks, loading, self.augment, self.training)
+            if problem:
+                raise ValueError(problem)
         if self.transfer.mode != "full" and self.model.weights == "none":
             raise ValueError(
                 f"transfer.mode={self.transfer.mode} would leave layers at the random values of model.weights=none; "
                 "name weights to start from, or use transfer.mode: full"
             )
-        if (self.augment.mixup_alpha or self.augment.cutmix_alpha) and loading.global_batch_size // num_ranks % 2:
-            raise ValueError(
-                f"augment.mixup_alpha={self.augment.mixup_alpha} and augment.cutmix_alpha="
-                f"{self.augment.cutmix_alpha} mix images in pairs, and each of the {num_ranks} ranks has "
-                f"{loading.global_batch_size // num_ranks} of loading.global_batch_size={loading.global_batch_size}; "
-                f"use a multiple of {2 * num_ranks}, or 0 for both"
-            )
         if self.model.mirror and not self.augment.horizontal_flip:
             raise ValueError(
                 "model.mirror=true asks the network of mirror images, and augment.horizontal_flip=false shows it none; "
                 "set both, or neither"
-            )
-        num_pieces = self.training.accumulate_steps
-        if loading.global_batch_size % (num_ranks * num_pieces):
-            raise ValueError(
-                f"training.accumulate_steps={num_pieces} does not divide the {loading.global_batch_size // num_ranks} "
-                f"samples that each of {num_ranks} ranks has of loading.global_batch_size={loading.global_batch_size}; "
-                "use a divisor"
             )
         self._check_progressive()
         self._check_fsdp2()
@@ -176,6 +159,39 @@ class Params(Section):
                 f"loading.sampling=balanced and training.balance={self.training.balance} would make up for rare "
                 "classes twice; use sampling: uniform or balance: none"
             )
+
+
+def worlds(cluster: Cluster, loading: Loading, augment: Augment, training: Training) -> list[int]:
+    """The numbers of ranks that cluster.num_workers allows and that can share a step's samples, largest first."""
+    return [
+        num_ranks
+        for num_ranks in range(cluster.most_ranks, cluster.least_ranks - 1, -1)
+        if _problem_of_sharing(num_ranks, loading, augment, training) is None
+    ]
+
+
+def _problem_of_sharing(num_ranks: int, loading: Loading, augment: Augment, training: Training) -> str | None:
+    """Why so many ranks cannot share the samples of a step; None where they can."""
+    of_all, num_pieces = loading.global_batch_size, training.accumulate_steps
+    of_rank = of_all // num_ranks
+    if of_all % num_ranks:
+        near = " or ".join(str(size) for size in (of_rank * num_ranks, (of_rank + 1) * num_ranks) if size)
+        return (
+            f"loading.global_batch_size={of_all} is not divisible by the {num_ranks} ranks asked for in "
+            f"cluster.num_workers; use {near}"
+        )
+    if (augment.mixup_alpha or augment.cutmix_alpha) and of_rank % 2:
+        return (
+            f"augment.mixup_alpha={augment.mixup_alpha} and augment.cutmix_alpha={augment.cutmix_alpha} mix images in "
+            f"pairs, and each of the {num_ranks} ranks has {of_rank} of loading.global_batch_size={of_all}; use a "
+            f"multiple of {2 * num_ranks}, or 0 for both"
+        )
+    if of_rank % num_pieces:
+        return (
+            f"training.accumulate_steps={num_pieces} does not divide the {of_rank} samples that each of {num_ranks} "
+            f"ranks has of loading.global_batch_size={of_all}; use a divisor"
+        )
+    return None
 
 
 def read(path: Path, sections: Iterable[str] | None = None) -> dict[str, Section]:

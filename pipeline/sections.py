@@ -226,8 +226,9 @@ class Cluster(Section):
     address: str | None
     """A Ray cluster's address, for sharding and training; null trains with Ray on this machine and shards without it
     (inside a Ray job: the job's own cluster for both)."""
-    num_workers: Annotated[int, Field(ge=0)]
-    """Ranks; 0 trains in the stage's own process without Ray."""
+    num_workers: int | tuple[int, int]
+    """Ranks; 0 trains in the stage's own process without Ray. [least, most]: as many as there is room for, fewer after
+    a loss and more once nodes have joined."""
     max_failures: Annotated[int, Field(ge=0)]
     """Restarts after a lost worker or node before the stage gives up; while sharding, of each piece of the work."""
     hang_seconds: Annotated[float, Field(gt=0.0)]
@@ -241,6 +242,31 @@ class Cluster(Section):
     """Folder that every node sees: runs and, in a Ray job, the stages' outputs go there; null for the repository."""
 
     not_in_fingerprint = frozenset({"address", "max_failures", "hang_seconds", "wait_seconds", "price_per_gpu_hour"})
+
+    @pydantic.field_validator("num_workers", mode="before")
+    @classmethod
+    def _check_num_workers(cls, value: Any) -> Any:
+        is_range = isinstance(value, tuple)
+        bounds = value if is_range else (value, value)
+        are_counts = all(isinstance(each, int) and not isinstance(each, bool) for each in bounds)
+        if not (are_counts and (1 if is_range else 0) <= bounds[0] <= bounds[1]):
+            given = list(value) if is_range else value
+            raise ValueError(f"{given!r} is no number of ranks: one, 0 or more, or [least, most] from 1 up, as [2, 8]")
+        return value
+
+    @property
+    def least_ranks(self) -> int:
+        return self._bounds[0]
+
+    @property
+    def most_ranks(self) -> int:
+        return self._bounds[1]
+
+    @property
+    def _bounds(self) -> tuple[int, int]:
+        if isinstance(self.num_workers, tuple):
+            return self.num_workers
+        return max(1, self.num_workers), max(1, self.num_workers)
 
 
 class Tracking(Section):

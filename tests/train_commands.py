@@ -191,6 +191,8 @@ def _happen(what: str, driver: int, run, position: int) -> None:
         threading.Event().wait()  # a worker ends with its raylet
     elif what.startswith("cut the wire"):
         cut_wire.cut(30.0 if what.endswith("for 30 s") else None)
+    elif what == "meet a pause":
+        wait_until(run.stop.exists, "the driver's wish for a pause")
     elif what == "announce loss":
         _announce_loss()
         wait_until(run.stop.exists, "the driver's answer to a node that says it will go")

@@ -54,6 +54,13 @@ def room_for(num_ranks: int, nodes: Sequence[Node]) -> Room | None:
     return None
 
 
+def largest_world(worlds: Sequence[int], nodes: Sequence[Node]) -> tuple[int, Room] | None:
+    """The first of these numbers of ranks that fits, with a GPU for each rank before one without; `worlds` fall. None
+    when none does."""
+    fitting = [(num_ranks, room) for num_ranks in worlds if (room := room_for(num_ranks, nodes))]
+    return next((each for each in fitting if each[1].use_gpu), fitting[0] if fitting else None)
+
+
 def inside_job() -> bool:
     """Whether this process belongs to a Ray job, whose cluster is then the one meant."""
     return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
@@ -137,6 +144,20 @@ def nodes() -> list[Node]:
     ]
 
 
+def nodes_free_but_for(ranks: Sequence[str], room: Room) -> list[Node]:
+    """As `nodes`, of what nobody holds but ranks on nodes of these ids, each with this room."""
+    import ray
+    import ray._private.state
+
+    leaving, free = draining_nodes(), ray._private.state.available_resources_per_node()
+    found = []
+    for node_id in (node["NodeID"] for node in ray.nodes() if node["Alive"] and node["NodeID"] not in leaving):
+        of_node, num_ours = free.get(node_id, {}), ranks.count(node_id)
+        num_cpus = int(of_node.get("CPU", 0)) + num_ours * room.num_cpus
+        found.append(Node(num_cpus, int(of_node.get("GPU", 0)) + num_ours * room.use_gpu))
+    return found
+
+
 def draining_nodes() -> set[str]:
     """Ids of the nodes that somebody has asked to be emptied, as a cloud does before it takes one away."""
     import ray._private.state
@@ -144,33 +165,38 @@ def draining_nodes() -> set[str]:
     return set(ray._private.state.state.get_draining_nodes())
 
 
-def no_room(num_ranks: int, nodes: Sequence[Node]) -> ClusterError:
-    """What is said of ranks that do not fit on the nodes."""
+def no_room(worlds: Sequence[int], nodes: Sequence[Node]) -> ClusterError:
+    """What is said of numbers of ranks of which none fits on the nodes."""
     return ClusterError(
-        f"{_lacking(num_ranks, nodes)}; use {max(sum(node.num_cpus for node in nodes), 1)} or less, or add nodes. "
+        f"{_lacking(worlds, nodes)}; use {max(sum(node.num_cpus for node in nodes), 1)} or less, or add nodes. "
         "Nothing is gone: the same command then goes on from the newest checkpoint. cluster.wait_seconds says how long "
         "to wait for nodes."
     )
 
 
-def not_free(num_ranks: int, wait_seconds: float) -> ClusterError:
+def not_free(worlds: Sequence[int], wait_seconds: float) -> ClusterError:
     """What is said of ranks for which there are cores that somebody else holds."""
     return ClusterError(
-        f"cluster.num_workers={num_ranks} ranks were not given cores within cluster.wait_seconds={wait_seconds:g}: the "
-        "cluster has them and another job holds them, as `ray status` shows. Nothing is gone: run the same command "
-        "again when they are free."
+        f"{_asked_for(worlds)} were not given cores within cluster.wait_seconds={wait_seconds:g}: the cluster has them "
+        "and another job holds them, as `ray status` shows. Nothing is gone: run the same command again when they are "
+        "free."
     )
 
 
-def _lacking(num_ranks: int, nodes: Sequence[Node]) -> str:
+def _lacking(worlds: Sequence[int], nodes: Sequence[Node]) -> str:
     num_cpus = sum(node.num_cpus for node in nodes)
-    return f"cluster.num_workers={num_ranks} ranks need a core each and the cluster has {num_cpus}"
+    return f"{_asked_for(worlds)} need a core each and the cluster has {num_cpus}"
+
+
+def _asked_for(worlds: Sequence[int]) -> str:
+    return f"cluster.num_workers={worlds[0] if len(worlds) == 1 else [worlds[-1], worlds[0]]} ranks"
 
 
 def wait_for_room(
-    num_ranks: int, deadline: float, say: Callable[[str], None], head: Head, is_ended: Callable[[], bool]
-) -> Room | None:
-    """Room for the ranks, as soon as there is; `deadline` is on the monotonic clock. None once nobody wants it.
+    worlds: Sequence[int], deadline: float, say: Callable[[str], None], head: Head, is_ended: Callable[[], bool]
+) -> tuple[int, Room] | None:
+    """The largest of the worlds, as soon as there is room for one; `deadline` is on the monotonic clock. None once
+    nobody wants it.
 
     Raises ClusterError when there is none by then, or no head to ask.
     """
@@ -178,14 +204,14 @@ def wait_for_room(
     while not is_ended():
         head.await_answer()
         found = nodes()
-        room = room_for(num_ranks, found)
-        if room:
-            return room
+        world = largest_world(worlds, found)
+        if world:
+            return world
         seconds = deadline - time.monotonic()
         if seconds <= 0:
-            raise no_room(num_ranks, found)
+            raise no_room(worlds, found)
         if not said:
-            say(f"{_lacking(num_ranks, found)}; waiting up to {seconds:.0f} s for nodes")
+            say(f"{_lacking(worlds, found)}; waiting up to {seconds:.0f} s for nodes")
             said = True
         threading.Event().wait(min(_POLL_SECONDS, seconds))
     return None

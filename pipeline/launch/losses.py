@@ -16,7 +16,7 @@ class Loss:
 
     what: str
     is_announced: bool = False
-    """A node was taken away, and had said so: that is no failure."""
+    """A node was taken away, and had said so, or there is room for more ranks: that is no failure."""
     is_of_memory: bool = False
     """Memory ran out: once is bad luck, twice running is a rule."""
 

@@ -18,7 +18,7 @@ class Restarts:
         Raises ClusterError when there is none left, or memory ran out twice running.
         """
         if loss.is_announced:
-            return f"{loss.what}; going on elsewhere from the newest checkpoint"
+            return f"{loss.what}; going on from the newest checkpoint"
         if loss.is_of_memory and self._last is not None and self._last.is_of_memory:
             raise ClusterError(
                 f"{loss.what}; it was so the last time too, so a third start would meet the same. Nothing is gone: add "

@@ -182,8 +182,9 @@ def source(data: params.Data) -> Finding:
 
 def ranks(cluster: params.Cluster) -> Finding:
     num_cores = len(os.sched_getaffinity(0))
-    found = f"{counted(num_cores, 'core')} for {counted(max(1, cluster.num_workers), 'rank')}"
-    if cluster.address is None and cluster.num_workers > num_cores:
+    at_least = f"{cluster.least_ranks} to " if cluster.least_ranks < cluster.most_ranks else ""
+    found = f"{counted(num_cores, 'core')} for {at_least}{counted(cluster.most_ranks, 'rank')}"
+    if cluster.address is None and cluster.least_ranks > num_cores:
         return Finding("cores", "look", found, f"on one machine without GPUs: cluster.num_workers: {num_cores} or less")
     return Finding("cores", "ok", found)
 

@@ -35,7 +35,7 @@ def plan(as_json: bool) -> None:
     sections = params.read(layout.PARAMS, sections_of_task())
     task = describe(Index.read(layout.INDEX, made_by="shard"), **sections)
     loading, cluster = task.loading, sections["cluster"]
-    _check_cluster(cluster)
+    _check_cluster(cluster, params.worlds(cluster, loading, task.augment, task.training))
     with contextlib.closing(
         SplitReader(task.index_path, "train", loading.cache_bytes, loading.subset_fraction)
     ) as reader:
@@ -46,7 +46,7 @@ def plan(as_json: bool) -> None:
         Console(highlight=False).print(_table(figures))
 
 
-def _check_cluster(cluster: params.Cluster) -> None:
+def _check_cluster(cluster: params.Cluster, worlds: list[int]) -> None:
     """Raises ClusterError for what the launcher would refuse; what a cluster that answers has, only it knows."""
     from pipeline.launch.cluster import Node, look_for, no_room, room_for, to_join
 
@@ -55,8 +55,8 @@ def _check_cluster(cluster: params.Cluster) -> None:
     joined, here = to_join(cluster.address), [Node(len(os.sched_getaffinity(0)))]
     if joined:
         look_for(joined)
-    elif room_for(cluster.num_workers, here) is None:
-        raise no_room(cluster.num_workers, here)
+    elif room_for(worlds[-1], here) is None:
+        raise no_room(worlds, here)
 
 
 def _figures(task: "Task", cluster: params.Cluster, reader: "SplitReader") -> dict:
@@ -66,7 +66,7 @@ def _figures(task: "Task", cluster: params.Cluster, reader: "SplitReader") -> di
     from pipeline.training import checkpoint
     from pipeline.training.trial import Trial
 
-    loading, num_ranks = task.loading, max(1, cluster.num_workers)
+    loading, num_ranks = task.loading, cluster.most_ranks
     steps = task.plan(reader.index.digest).epoch(0, reader)
     if reader.shelf.is_remote:
         check_cache(steps, reader.shards, loading.cache_bytes, num_ranks)
@@ -112,7 +112,7 @@ def _measured(task: "Task", cluster: params.Cluster, trial: "Trial", *, num_step
     from pipeline.training.batch_sizes import free_bytes
     from pipeline.training.sides import areas, largest_px
 
-    num_ranks, price = max(1, cluster.num_workers), cluster.price_per_gpu_hour
+    num_ranks, price = cluster.most_ranks, cluster.price_per_gpu_hour
     num_left, steps_per_epoch = num_steps - num_done, num_steps // task.training.epochs
     num_parts = num_ranks if task.training.strategy == "fsdp2" else 1
     per_rank = task.loading.global_batch_size // num_ranks

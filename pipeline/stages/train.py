@@ -105,7 +105,7 @@ def _run_to_the_end(
                 ray_launch.launch(
                     body,
                     address=cluster.address,
-                    num_workers=cluster.num_workers,
+                    worlds=params.worlds(cluster, task.loading, task.augment, task.training),
                     max_failures=cluster.max_failures,
                     hang_seconds=cluster.hang_seconds,
                     wait_seconds=cluster.wait_seconds,

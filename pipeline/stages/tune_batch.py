@@ -23,7 +23,7 @@ def tune_batch(largest: int, as_json: bool) -> None:
 
     sections = params.read(layout.PARAMS, sections_of_task())
     task = describe(Index.read(layout.INDEX, made_by="shard"), **sections)
-    num_ranks = max(1, sections["cluster"].num_workers)
+    num_ranks = sections["cluster"].most_ranks
     sizes = [SMALLEST * 2**power for power in range(32) if SMALLEST * 2**power <= largest]
     console = Console(highlight=False)
     with contextlib.closing(

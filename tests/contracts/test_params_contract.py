@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+from pathlib import Path
 
 import pytest
 import yaml
@@ -212,6 +213,38 @@ def test_a_batch_that_its_ranks_do_not_divide(message, content, num_ranks, near)
         f"params.yaml has 1 problem:\n  loading.global_batch_size=64 is not divisible by the {num_ranks} ranks "
         f"asked for in cluster.num_workers; use {near}."
     )
+
+
+@pytest.mark.parametrize("bounds", [[3, 4], [1, 3], [3, 3]])
+def test_a_batch_that_the_least_or_the_most_ranks_do_not_divide(message, content, bounds):
+    content["cluster"]["num_workers"] = bounds
+    assert "global_batch_size=64 is not divisible by the 3 ranks asked for in cluster.num_workers" in message(content)
+
+
+@pytest.mark.parametrize("ranks", [-1, "2", 1.0, True, None, [0, 2], [4, 2], [1, 2, 3], [1, True], [1.0, 2], []])
+def test_what_is_no_number_of_ranks(message, content, ranks):
+    content["cluster"]["num_workers"] = ranks
+    assert message(content) == (
+        f"params.yaml has 1 problem:\n  cluster.num_workers: {ranks!r} is no number of ranks: one, 0 or more, or "
+        "[least, most] from 1 up, as [2, 8]."
+    )
+
+
+def test_worlds_are_those_that_share_a_step_evenly(content):
+    def worlds(ranks, **loading):
+        content["cluster"]["num_workers"] = ranks
+        content["loading"] |= loading
+        read = params.parse(yaml.safe_dump(content), Path("params.yaml"))
+        return params.worlds(read["cluster"], read["loading"], read["augment"], read["training"])
+
+    assert worlds(0) == worlds(1) == [1]
+    assert worlds(4) == [4]
+    assert worlds([1, 8]) == [8, 4, 2, 1]
+    assert worlds([2, 6], global_batch_size=60) == [6, 5, 4, 3, 2]
+    content["augment"]["mixup_alpha"] = 0.2
+    assert worlds([2, 6]) == [6, 5, 3, 2], "15 images for each of 4 ranks make no pairs"
+    content["training"]["accumulate_steps"] = 5
+    assert worlds([2, 6]) == [6, 3, 2], "nor can 12 be given in 5 pieces"
 
 
 @pytest.mark.parametrize("alphas", [(0.2, 0.0), (0.0, 1.0)])

@@ -35,7 +35,7 @@ def test_a_node_that_announces_its_end_costs_no_restart_and_no_step(project, und
         )
         done = train_commands.Command(folder, Fault("announce loss", step=6, rank=1)).wait(2 * PATIENCE_SECONDS)
     assert done.exit_code == 0, done.said
-    assert done.said.count("is being taken away; going on elsewhere from the newest checkpoint") == 1
+    assert done.said.count("is being taken away; going on from the newest checkpoint") == 1
     run = train_commands.the_run(folder)
     lines = [path.read_text().count("\n") for path in sorted((run / "ledger").glob("*-rank-00000.jsonl"))]
     assert len(lines) == 2

@@ -44,20 +44,20 @@ class Answering:
 def wait(monkeypatch):
     """Waits for room for two ranks until second 10, on a clock that tells these times and nodes that come so."""
 
-    def wait(times, found, is_ended=lambda: False):
+    def wait(times, found, is_ended=lambda: False, worlds=(2,)):
         said, clock = [], iter(times)
         nodes = itertools.chain(found, itertools.repeat(found[-1]))
         monkeypatch.setattr(cluster.time, "monotonic", lambda: next(clock))
         monkeypatch.setattr(cluster, "nodes", lambda: next(nodes))
         monkeypatch.setattr(cluster, "_POLL_SECONDS", 0.001)
-        return cluster.wait_for_room(2, 10.0, said.append, Answering(), is_ended), said
+        return cluster.wait_for_room(worlds, 10.0, said.append, Answering(), is_ended), said
 
     return wait
 
 
 def test_room_is_waited_for_and_that_is_said_once(wait):
-    room, said = wait([4.0, 5.0, 6.0], [[], [Node(1)], [Node(1)], [Node(1), Node(1)]])
-    assert room == Room(1, False)
+    world, said = wait([4.0, 5.0, 6.0], [[], [Node(1)], [Node(1)], [Node(1), Node(1)]])
+    assert world == (2, Room(1, False))
     assert said == [
         "cluster.num_workers=2 ranks need a core each and the cluster has 0; waiting up to 6 s for nodes",
     ]
@@ -65,8 +65,8 @@ def test_room_is_waited_for_and_that_is_said_once(wait):
 
 def test_who_does_not_want_it_any_more_waits_no_longer(wait):
     wishes = iter([False, False, True])
-    room, said = wait([4.0, 5.0], [[Node(1)]], lambda: next(wishes))
-    assert room is None
+    world, said = wait([4.0, 5.0], [[Node(1)]], lambda: next(wishes))
+    assert world is None
     assert len(said) == 1
 
 
@@ -77,7 +77,22 @@ def test_without_a_head_nobody_is_asked_for_room(monkeypatch):
 
     monkeypatch.setattr(cluster, "nodes", lambda: pytest.fail("Ray was asked"))
     with pytest.raises(ClusterError, match="it is gone"):
-        cluster.wait_for_room(2, 10.0, print, Lost(), lambda: False)
+        cluster.wait_for_room([2], 10.0, print, Lost(), lambda: False)
+
+
+def test_of_several_worlds_the_largest_that_fits_is_taken_and_none_is_waited_for(wait):
+    assert wait([], [[Node(2), Node(1)]], worlds=(4, 3, 2)) == ((3, Room(1, False)), [])
+    assert wait([], [[Node(4)]], worlds=(2, 1)) == ((2, Room(2, False)), [])
+    few, said = wait([4.0], [[Node(1)], [Node(1), Node(1)]], worlds=(4, 2))
+    assert few == (2, Room(1, False))
+    assert len(said) == 1
+    assert said[0].startswith("cluster.num_workers=[2, 4] ranks need a core each and the cluster has 1; waiting up to")
+
+
+def test_a_world_with_gpus_comes_before_a_larger_one_without():
+    assert cluster.largest_world((4, 2, 1), [Node(4, 2)]) == (2, Room(2, True))
+    assert cluster.largest_world((4, 3), [Node(4, 2)]) == (4, Room(1, False))
+    assert cluster.largest_world((4,), [Node(3, 4)]) is None
 
 
 def test_at_the_deadline_it_is_the_end(wait):

@@ -27,12 +27,12 @@ class Pause:
         return False
 
 
-def launch(body, address, folder, *, num_workers=2, max_failures=1):
+def launch(body, address, folder, *, worlds=(2,), max_failures=1):
     said = []
     launcher.launch(
         body,
         address=address,
-        num_workers=num_workers,
+        worlds=worlds,
         max_failures=max_failures,
         hang_seconds=60.0,
         wait_seconds=0.0,
@@ -61,6 +61,16 @@ def test_every_rank_runs_once_in_its_own_process(address, tmp_path):
     assert len({path.read_text() for path in tmp_path.glob("rank-*")} | {str(os.getpid())}) == 3
 
 
+def test_so_many_ranks_run_as_the_cluster_has_cores_for(address, tmp_path):
+    folder = str(tmp_path)
+
+    def body(rank, world_size, device):
+        Path(folder, f"rank-{rank}-of-{world_size}").touch()
+
+    assert launch(body, address, tmp_path, worlds=(4, 3, 2, 1)) == ["training with 2 ranks"]
+    assert sorted(path.name for path in tmp_path.glob("rank-*")) == ["rank-0-of-2", "rank-1-of-2"]
+
+
 def test_a_killed_rank_starts_the_world_again(address, tmp_path):
     folder = str(tmp_path)
 
@@ -82,7 +92,7 @@ def test_a_rank_that_is_lost_too_often_ends_with_the_way_on(address, tmp_path):
         os.kill(os.getpid(), signal.SIGKILL)
 
     with pytest.raises(ClusterError, match=r"A rank was lost 2 times, .*run the same command to go on .*max_failures"):
-        launch(body, address, tmp_path, num_workers=1, max_failures=1)
+        launch(body, address, tmp_path, worlds=(1,), max_failures=1)
 
 
 def test_a_bug_fails_once_with_its_traceback(address, tmp_path):
@@ -94,7 +104,7 @@ def test_a_bug_fails_once_with_its_traceback(address, tmp_path):
         raise KeyError("a bug of the user's")
 
     with pytest.raises(TrainingError, match=r"(?s)a restart would meet the same.*KeyError.*a bug of the user's"):
-        launch(body, address, tmp_path, num_workers=1, max_failures=3)
+        launch(body, address, tmp_path, worlds=(1,), max_failures=3)
     assert (tmp_path / "starts").read_text() == "x"
 
 
@@ -103,20 +113,20 @@ def test_what_the_user_can_mend_comes_back_as_it_was(address, tmp_path):
         raise ModelError("use another backbone")
 
     with pytest.raises(ModelError, match="use another backbone"):
-        launch(body, address, tmp_path, num_workers=1)
+        launch(body, address, tmp_path, worlds=(1,))
 
 
 def test_more_ranks_than_cores_are_refused(address, tmp_path):
     with pytest.raises(
         ClusterError, match=r"cluster\.num_workers=3 ranks need a core each and the cluster has 2; use 2"
     ):
-        launch(print, address, tmp_path, num_workers=3)
+        launch(print, address, tmp_path, worlds=(3,))
 
 
 @pytest.mark.parametrize("nowhere", ["127.0.0.1:1", "no-port", "ray://127.0.0.1:1"])
 def test_an_address_where_nothing_listens_is_said_at_once(tmp_path, nowhere):
     with pytest.raises(ClusterError, match=rf"cluster\.address={nowhere} cannot be reached .*ray start --head"):
-        launch(print, nowhere, tmp_path, num_workers=1)
+        launch(print, nowhere, tmp_path, worlds=(1,))
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])

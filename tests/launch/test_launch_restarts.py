@@ -9,6 +9,7 @@ import pytest
 from pipeline.errors import ClusterError
 from pipeline.launch import cluster
 from pipeline.launch import ray as launcher
+from pipeline.launch.cluster import Node, Room
 from pipeline.launch.losses import Loss
 from pipeline.launch.restarts import Restarts
 
@@ -34,7 +35,7 @@ def test_none_at_all_may_be_allowed():
 def test_a_node_that_says_that_it_goes_costs_nothing():
     restarts = Restarts(0)
     for _ in range(3):
-        assert restarts.spend(NOTICE).endswith("going on elsewhere from the newest checkpoint")
+        assert restarts.spend(NOTICE).endswith("going on from the newest checkpoint")
 
 
 @pytest.mark.parametrize("losses", [[MEMORY, MEMORY], [DEATH, MEMORY, MEMORY], [MEMORY, NOTICE, MEMORY]])
@@ -76,7 +77,7 @@ def run(monkeypatch, tmp_path):
     """Launches worlds that end as a script says, under a clock that goes on by ten seconds with each; gives what was
     said and, of each start, the deadline for room."""
 
-    def run(ends, *, address="here:1", wait_seconds=25.0, pause=None, has_no_room=False):
+    def run(ends, *, address="here:1", wait_seconds=25.0, pause=None, has_no_room=False, worlds=(2,)):
         ends, said, deadlines, now = iter(ends), [], [], [100.0]
 
         def run_once(*_):
@@ -86,9 +87,9 @@ def run(monkeypatch, tmp_path):
                 raise end
             return end
 
-        def wait_for_room(num_ranks, deadline, say, head, is_ended):
+        def wait_for_room(wanted, deadline, say, head, is_ended):
             deadlines.append(deadline - now[0])
-            return None if has_no_room else ROOM
+            return None if has_no_room else (wanted[0], ROOM)
 
         monkeypatch.setattr(launcher, "_run_once", run_once)
         monkeypatch.setattr(launcher.time, "monotonic", lambda: now[0])
@@ -97,7 +98,7 @@ def run(monkeypatch, tmp_path):
         launcher.launch(
             print,
             address=address,
-            num_workers=2,
+            worlds=worlds,
             max_failures=3,
             hang_seconds=1.0,
             wait_seconds=wait_seconds,
@@ -115,7 +116,7 @@ def test_room_is_waited_for_as_long_after_every_loss(run):
     said, deadlines = run([DEATH, NOTICE, DEATH, None])
     assert deadlines == [25.0] * 4
     assert [each.rpartition(", ")[2] for each in said[::2]] == ["restart 1 of 3", "restart 2 of 3"]
-    assert said[1] == "node 7 is being taken away; going on elsewhere from the newest checkpoint"
+    assert said[1] == "node 7 is being taken away; going on from the newest checkpoint"
 
 
 def test_nobody_waits_for_nodes_of_this_machines_own_cluster(run):
@@ -130,6 +131,22 @@ def test_cores_that_others_hold_are_waited_for_and_then_it_is_the_end(run, addre
         ClusterError, match=r"num_workers=2 ranks were not given cores within cluster\.wait_seconds=25: the"
     ):
         run([taken, taken, taken], address=address)
+
+
+def test_where_the_cores_of_a_larger_world_are_not_free_a_smaller_one_is_started(run):
+    taken = launcher._NotPlacedError()
+    said, _ = run([taken, taken, DEATH, None], worlds=(4, 2, 1))
+    assert said == [
+        "training with 4 ranks",
+        "4 free cores are not to be had; trying again",
+        "training with 2 ranks",
+        "2 free cores are not to be had; trying again",
+        "training with 1 rank",
+        "rank 1 died; going on from the newest checkpoint, restart 1 of 3",
+        "training with 4 ranks",
+    ]
+    with pytest.raises(ClusterError, match=r"num_workers=\[1, 2\] ranks were not given cores within"):
+        run([taken] * 4, worlds=(2, 1))
 
 
 def test_who_wishes_the_end_is_not_made_to_wait_for_room(run):
@@ -161,10 +178,48 @@ def test_ranks_pause_when_their_node_leaves_and_not_when_another_does(monkeypatc
     pause = Pause()
     monkeypatch.setattr(launcher, "_POLL_SECONDS", 0.001)
     monkeypatch.setattr(cluster, "draining_nodes", draining)
-    with launcher._pausing_when_nodes_leave(tmp_path, pause) as announced:
+    with launcher._pausing_when_nodes_change(tmp_path, 1, ROOM, [], pause) as announced:
         assert asked_twice.wait(60)
         assert not pause.asked.is_set()
         assert announced() is None
         leaving.add("node-a")
         assert pause.asked.wait(60)
     assert announced() == Loss("the node node-a is being taken away", is_announced=True)
+
+
+@pytest.mark.parametrize("has_gpus", [False, True])
+def test_ranks_pause_once_there_has_been_room_for_more_of_them_for_a_while(monkeypatch, tmp_path, has_gpus):
+    """Room that comes and goes does not count, and none does before every rank has said where it is."""
+    clock, looks, passed = [0.0], [], threading.Event()
+    little, much = [Node(1, has_gpus)], [Node(2, has_gpus), Node(1, has_gpus)]
+    found = iter([much, little, much, much, much])
+
+    def nodes_free_but_for(ranks, room):
+        assert (ranks, room) == (["node-a", "node-a"], Room(1, has_gpus))
+        clock[0] += 20.0
+        looks.append(next(found))
+        return looks[-1]
+
+    def draining():
+        draining.rounds += 1
+        if draining.rounds == 3:
+            passed.set()
+        return set()
+
+    draining.rounds = 0
+    pause = Pause()
+    monkeypatch.setattr(launcher, "_POLL_SECONDS", 0.001)
+    monkeypatch.setattr(launcher, "_GROWTH_SECONDS", 30.0)
+    monkeypatch.setattr(launcher.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(cluster, "draining_nodes", draining)
+    monkeypatch.setattr(cluster, "nodes_free_but_for", nodes_free_but_for)
+    (tmp_path / "rank-0").write_text("node-a")
+    worlds = [3] if not has_gpus else [3, 2]
+    with launcher._pausing_when_nodes_change(tmp_path, 2, Room(1, has_gpus), worlds, pause) as announced:
+        assert passed.wait(60)
+        assert looks == []
+        (tmp_path / "rank-1").write_text("node-a")
+        assert pause.asked.wait(60)
+    assert looks == [much, little, much, much, much]
+    what = "there is room for 2 ranks" if has_gpus else "there is room for 3 ranks"
+    assert announced() == Loss(what, is_announced=True)

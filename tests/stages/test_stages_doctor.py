@@ -195,6 +195,10 @@ def test_more_ranks_than_cores(sections):
     crowded = changed(sections["cluster"], num_workers=100_000)
     assert doctor.ranks(crowded).state == "look"
     assert doctor.ranks(changed(crowded, address="10.0.0.1:6379")).state == "ok"
+    elastic = doctor.ranks(changed(sections["cluster"], num_workers=(1, 100_000)))
+    assert elastic.state == "ok"
+    assert elastic.found.endswith(" for 1 to 100,000 ranks")
+    assert doctor.ranks(changed(sections["cluster"], num_workers=(99_999, 100_000))).state == "look"
 
 
 @pytest.mark.parametrize("scheme", ["", "ray://", "http://"])

@@ -162,6 +162,18 @@ def test_more_ranks_than_cores_are_refused(project):
         plan(as_json=True)
 
 
+def test_of_a_world_that_may_vary_the_most_ranks_are_reckoned_with_and_the_least_must_fit(project, rates, capsys):
+    rates(1.0, 1.0, 1.0)
+    change("loading", global_batch_size=40, lanes=1)
+    change("cluster", num_workers=[1, 40])
+    plan(as_json=True)
+    assert json.loads(capsys.readouterr().out)["num_ranks"] == 40
+    change("loading", global_batch_size=4096)
+    change("cluster", num_workers=[2048, 4096])
+    with pytest.raises(ClusterError, match=r"num_workers=\[2048, 4096\] ranks need a core each and the cluster has"):
+        plan(as_json=True)
+
+
 def test_a_cluster_that_does_not_answer_is_refused(project):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound and not listening: nobody answers there
