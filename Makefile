@@ -23,7 +23,7 @@ repro: setup  ## runs what is not up to date of scan, shard, train, evaluate, re
 	$(python) -m pipeline repro
 
 .PHONY: test
-test: setup  ## runs every test but the long fault rows; warnings are errors
+test: setup  ## runs every test but the long ones of `make faults`; warnings are errors
 	$(python) -m pytest -m "not long_fault and not runs_ray"
 	$(python) -m pytest -m "not long_fault and runs_ray"
 
@@ -33,8 +33,8 @@ lint: setup  ## checks rules and format of the code
 	$(python) -m ruff format --check .
 
 .PHONY: faults
-faults: setup  ## kills, damages and fills up what can be, and checks what is left
-	$(python) -m pytest tests/faults -p fault_table --durations=0
+faults: setup  ## kills, damages and fills up what can be, and checks what is left; runs the long tests, too
+	$(python) -m pytest tests/faults tests/end_to_end/test_dvc_queue.py -p fault_table --durations=0
 
 .PHONY: bench
 bench: setup  ## runs every benchmark; each prints one JSON line

@@ -38,6 +38,16 @@ def test_a_target_sets_everything_up_first(repository, target):
         assert places[-1] < steps.rindex(TARGETS[target])
 
 
+def test_faults_runs_every_test_that_test_leaves_out(repository):
+    """A long one that lay elsewhere would be run by nobody."""
+    (command,) = [line for line in make(repository, "faults").splitlines() if TARGETS["faults"] in line]
+    run = [repository / word for word in command.split() if word.startswith("tests/")]
+    files = (repository / "tests").rglob("test_*.py")
+    marked = [path for path in files if re.search(r"pytest\.mark\.long_fault", path.read_text(encoding="utf-8"))]
+    assert marked
+    assert [path for path in marked if not any(path.is_relative_to(each) for each in run)] == []
+
+
 def test_uv_comes_with_hashes_from_the_lock(repository):
     recipe = re.search(r"^\t@(awk .*) > .venv/uv.lock$", (repository / "Makefile").read_text(encoding="utf-8"), re.M)
     command = recipe[1].replace("$$", "$").replace("$<", "requirements.lock")
