@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -119,6 +120,12 @@ def _in_timms_terms(backbone: str, input_px: int, options: dict[str, Any]) -> tu
     config = timm.get_pretrained_cfg(backbone, allow_unregistered=True)
     size = {"img_size": input_px} if config.fixed_input_size else {}
     return backbone, size | options
+
+
+def pretrained_name(backbone: str, input_px: int, options: dict[str, Any]) -> str:
+    """What decides which weights `fetch_pretrained` leaves, in one line: the size of the input only where it does."""
+    name, arguments = _in_timms_terms(backbone, input_px, options)
+    return f"{name} {json.dumps(arguments, sort_keys=True, default=str)}"
 
 
 def fetch_pretrained(backbone: str, input_px: int, options: dict[str, Any], folder: Path) -> Path:

@@ -145,6 +145,14 @@ def test_pretrained_weights_become_a_file_named_by_its_sha256(tmp_path, monkeypa
     assert torch.equal(made.conv1[0].weight, source.conv1[0].weight)
 
 
+def test_pretrained_weights_are_told_apart_by_the_size_only_where_it_shapes_them():
+    def names(name):
+        return {backbone.pretrained_name(name, *asked) for asked in [(32, {}), (64, {}), (32, {"drop_path_rate": 0.1})]}
+
+    assert (len(names("test_resnet")), len(names("test_vit"))) == (2, 3)
+    assert not names("test_resnet") & names("test_vit")
+
+
 def test_pretrained_weights_without_a_network_say_what_to_do(tmp_path):
     with pytest.raises(ModelError, match=r"pretrained weights of test_resnet could not be fetched .* model\.weights"):
         backbone.fetch_pretrained("test_resnet", 32, {}, tmp_path)

@@ -6,8 +6,10 @@ import shutil
 
 import projects
 import pytest
+import safetensors.torch
 import timm
 import torch
+from timm.models import _registry
 
 from pipeline import params
 from pipeline.errors import ModelError, TrackingError
@@ -30,9 +32,10 @@ def exported(tmp_path_factory):
     return folder
 
 
-def find(text, root, tracking_uri=None):
+def find(text, root, tracking_uri=None, options=None):
     sections = params.read(projects.REPOSITORY / "params.yaml")
-    model = sections["model"].model_copy(update={"backbone": "test_resnet", "options": {}, "weights": str(text)})
+    changes = {"backbone": "test_resnet", "options": options or {}, "weights": str(text)}
+    model = sections["model"].model_copy(update=changes)
     tracking = sections["tracking"].model_copy(update={"uri": tracking_uri})
     return weights.find(model, 3, tracking, root)
 
@@ -86,6 +89,46 @@ def test_an_alias_that_is_gone_is_not_what_it_was_the_last_time(exported, tmp_pa
     client.delete_registered_model_alias("photos", "champion")
     with pytest.raises(TrackingError, match="champion not found"):
         find("models:/photos@champion", tmp_path)
+
+
+@pytest.fixture
+def timms_file(tmp_path, monkeypatch):
+    """The file that timm fetches the pretrained weights of test_resnet from."""
+    path = tmp_path / "theirs.safetensors"
+    safetensors.torch.save_file(timm.create_model("test_resnet").state_dict(), path)
+    theirs = _registry._model_pretrained_cfgs["test_resnet"]
+    known = type(theirs)(**(theirs.to_dict() | {"file": str(path), "custom_load": False}))
+    monkeypatch.setitem(_registry._model_pretrained_cfgs, "test_resnet", known)
+    return path
+
+
+def test_without_a_network_pretrained_is_what_it_was_the_last_time(timms_file, tmp_path, capsys):
+    first = find("pretrained", tmp_path)
+    timms_file.unlink()
+    assert capsys.readouterr().err == ""
+    assert find("pretrained", tmp_path) == first
+    said = capsys.readouterr().err
+    assert "The pretrained weights of test_resnet could not be fetched (" in said
+    assert f"Going on with what model.weights=pretrained was last time: {first.sha256[:12]}." in said
+
+
+@pytest.mark.parametrize(("options", "is_kept"), [({"drop_path_rate": 0.1}, True), ({}, False)])
+def test_pretrained_weights_that_are_neither_here_nor_there_are_refused(timms_file, tmp_path, options, is_kept):
+    first = find("pretrained", tmp_path)
+    timms_file.unlink()
+    if not is_kept:
+        first.file.unlink()
+    with pytest.raises(ModelError, match="The pretrained weights of test_resnet could not be fetched"):
+        find("pretrained", tmp_path, options=options)
+
+
+def test_pretrained_weights_that_nobody_has_are_not_what_they_were_the_last_time(timms_file, tmp_path, monkeypatch):
+    find("pretrained", tmp_path)
+    known = _registry._model_pretrained_cfgs["test_resnet"]
+    nowhere = type(known)(**(known.to_dict() | {"file": None, "hf_hub_id": None, "url": None}))
+    monkeypatch.setitem(_registry._model_pretrained_cfgs, "test_resnet", nowhere)
+    with pytest.raises(ModelError, match="there are no pretrained weights of test_resnet"):
+        find("pretrained", tmp_path)
 
 
 def test_weights_that_do_not_fit_are_refused_here_and_not_by_the_ranks(tmp_path):
