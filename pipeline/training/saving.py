@@ -77,11 +77,13 @@ class Saver:
         if self._writing is None:
             return
         started = time.monotonic()
-        self._writing.join()
-        self._writing = None
-        seconds = time.monotonic() - started
-        if seconds > NOTICEABLE_SECONDS:
+        self._writing.join(NOTICEABLE_SECONDS)
+        if self._writing.is_alive():
+            self._say(f"training waits for a checkpoint that is still being written to {self._folder}")
+            self._writing.join()
+            seconds = time.monotonic() - started
             self._say(f"training stood still for {seconds:.0f} s until a checkpoint was written to {self._folder}")
+        self._writing = None
 
     def _write(self, content: dict[str, Any]) -> None:
         try:
