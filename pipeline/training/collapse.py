@@ -50,7 +50,7 @@ class CollapseGuard:
         share = max(self._class_counts) / max(1, sum(self._class_counts))
         causes = [
             f"optimizer.lr={self._lr:g} is too high for this network (try a tenth), or far too low",
-            "labels that do not belong to their images: look at some in data/report/report.html",
+            "labels that do not belong to their images: look at some with `convoy browse`",
         ]
         if share > max(0.5, 1.5 / len(self._classes)):
             causes.insert(0, f"{share:.0%} of the training images are of one class")

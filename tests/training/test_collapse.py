@@ -23,6 +23,7 @@ def test_one_class_for_all_is_said_once_with_its_causes(said):
     (text,) = said
     assert text.startswith("collapse? after epoch 2 all 23 validation images are called 'dog'. Likely causes: ")
     assert "optimizer.lr=0.3 is too high" in text
+    assert "labels that do not belong to their images: look at some with `convoy browse`" in text
     assert "of one class;" not in text
 
 
