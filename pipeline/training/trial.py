@@ -1,4 +1,7 @@
-"""A few steps of a run without its surroundings: its batches, network, loss and optimizer; no ledger, nothing kept."""
+"""A few steps of a run without its surroundings: its batches, network, loss and optimizer; no ledger, nothing kept.
+
+A batch goes through the network whole and unmixed; nothing is compiled, averaged or split over ranks.
+"""
 
 import contextlib
 import math
