@@ -25,8 +25,8 @@ NO_SUCH_MODEL = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 def find(model: params.Model, num_channels: int, tracking: params.Tracking, root: Path) -> "Start | None":
     """None for fresh weights. What is fetched stays under `root`, named by its sha256, for a day without a network.
 
-    Raises ModelError for weights that are not there or do not fit, or that timm cannot fetch and never did, TrackingError
-    for a store that cannot be asked and never was.
+    Raises ModelError for weights that are not there or do not fit, or that timm cannot fetch and never did,
+    TrackingError for a store that cannot be asked and never was.
     """
     import torch
 
