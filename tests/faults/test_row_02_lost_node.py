@@ -37,7 +37,7 @@ def test_a_run_waits_for_a_node_and_goes_on_where_there_is_one(project, undistur
 def test_an_elastic_world_goes_on_with_what_is_left_and_grows_with_a_new_node(project, undisturbed_by_two):
     with ray_nodes.nodes(2) as cluster:
         folder = project(cluster={"num_workers": [1, 2], "address": cluster.address, "max_failures": 1})
-        faults = Fault("lose node", step=4, rank=1), Fault("meet a pause", step=9, rank=0)
+        faults = Fault("lose node", step=4, rank=0), Fault("meet a pause", step=9, rank=0)
         trained = train_commands.Command(folder, *faults)
         wait_until(lambda: "training with 1 rank" in trained.said, "the world of one")
         cluster.add()
