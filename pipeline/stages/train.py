@@ -91,6 +91,7 @@ def _run_to_the_end(
         num_steps=task.training.epochs * steps_per_epoch,
         num_epochs=task.training.epochs,
         patience_epochs=task.training.patience_epochs,
+        has_validation=index.num_samples("validation") > 0,
         committed=lambda: next(iter(committed(task.run)), 0),
         on_committed=tracker.pump,
         console=console,
