@@ -12,7 +12,7 @@ import projects
 import pytest
 from tiffs import DEFLATE, tiff
 
-from pipeline.artifacts import Index
+from pipeline.artifacts import Index, Run
 from pipeline.imaging.arrays import encode_array
 from pipeline.registry import export
 
@@ -46,6 +46,11 @@ def python(folder, *arguments):
     )
 
 
+def git(folder, command):
+    done = subprocess.run(["git", *command.split()], cwd=folder, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
 def convoy(folder, *arguments):
     return python(folder, "-m", "pipeline", *arguments)
 
@@ -70,6 +75,8 @@ def project(tmp_path_factory):
     }
     projects.write(folder / "project", projects.SMALL, changes)
     (folder / "project/data").mkdir()
+    for command in ("init -q", "add .", "-c user.name=n -c user.email=e@f -c commit.gpgsign=false commit -qm first"):
+        git(folder / "project", command)
     done = python(folder / "project", "-c", STAGES)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder / "project"
@@ -88,6 +95,28 @@ def test_it_is_registered_as_the_champion(project):
     registration = json.loads((project / "data/registration.json").read_bytes())
     assert registration["alias"] == "champion"
     assert registration["promoted"]
+
+
+def test_the_runs_page_says_what_was_trained_on_what(project):
+    from pipeline.tracking import store
+
+    run, index = Run.read(project / "data/run.json", "train"), Index.read(project / "data/shards/index.json", "shard")
+    client = store.connect(f"sqlite:///{project / 'mlflow.db'}")
+    page = client.get_run(run.run_id)
+    tags = {
+        "fingerprint": run.fingerprint,
+        "index_digest": index.digest,
+        "mlflow.source.git.commit": git(project, "rev-parse HEAD"),
+        "git_dirty": "false",
+    }
+    assert {name: page.data.tags.get(name) for name in tags} == tags
+    (data,) = page.inputs.dataset_inputs
+    assert data.dataset.name == f"2 classes, {index.num_samples('train')} images"
+    assert data.dataset.digest == index.digest[:36]
+    counts = dict(zip(index.classes, index.class_counts("train"), strict=True))
+    assert json.loads(data.dataset.profile) == {"class_counts": counts}
+    assert 0.0 < page.data.metrics["system/memory_fraction"] < 1.0
+    assert "augmented_batch.png" in [file.path for file in client.list_artifacts(run.run_id)]
 
 
 def test_new_arrays_and_tiffs_are_named_and_pictures_refused(project, tmp_path):

@@ -140,6 +140,22 @@ def matrix():
     return torch.randn(6, 4, generator=generator), torch.randn(6, 4, generator=generator)
 
 
+@pytest.mark.parametrize("is_thawing", [False, True])  # fused, and not
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_sgd_with_nesterovs_momentum_by_hand(matrix, momentum, is_thawing):
+    weight, gradient = matrix
+    layer = torch.nn.Linear(4, 6)
+    layer.weight.data.copy_(weight)
+    made = optimizer.build(layer, name="sgd", lr=0.1, weight_decay=0.02, momentum=momentum, is_thawing=is_thawing)
+    wanted, velocity = weight.double(), torch.zeros(6, 4)
+    for factor in (1.0, -0.5, 2.0):
+        mine = one_step_of(made, layer.weight, factor * gradient)
+        slope = factor * gradient.double() + 0.02 * wanted
+        velocity = momentum * velocity + slope
+        wanted = wanted - 0.1 * (slope + momentum * velocity)  # Nesterov's look-ahead
+        torch.testing.assert_close(mine, wanted, atol=1e-5, rtol=0)
+
+
 def test_lamb_by_hand(matrix):
     weight, gradient = matrix
     layer = torch.nn.Linear(4, 6)

@@ -3,6 +3,7 @@
 import pytest
 
 from pipeline.errors import TrackingError
+from pipeline.stages.publish import lock
 from pipeline.stages.sync import send_all
 from pipeline.tracking import store
 from pipeline.tracking.run import SPOOL_FILE, Dataset, is_published, next_attempt
@@ -60,6 +61,20 @@ def test_a_finished_run_without_checkpoints_is_sent_whole(runs):
     assert {page.data.tags.get("ending") for page in pages} == {RESULT.ending, None}
     assert all(map(is_published, root.iterdir()))
     assert send_all(root, uri, lambda text: None) == 0
+
+
+def test_a_run_that_is_being_trained_is_left_to_who_trains_it(runs):
+    root, uri, make = runs
+    RESULT.write(make("finished").result)
+    (make("trained").checkpoints / "step-000000002").mkdir(parents=True)
+    said = []
+    with lock(root / "trained" / ".lock"):  # as the train stage holds it
+        assert send_all(root, uri, said.append) == 2
+    assert [text.split(" is ")[0] for text in said] == ["sent: finished", "left: trained"]
+    assert said[1] == "left: trained is being trained, and that sends its own"
+    assert steps_by_run(uri) == {"finished": [1, 2, 3, 4]}
+    assert send_all(root, uri, said.append) == 1
+    assert steps_by_run(uri) == {"finished": [1, 2, 3, 4], "trained": [1, 2]}
 
 
 def test_a_result_that_cannot_be_read_keeps_no_other_run_from_being_sent(runs):

@@ -50,10 +50,11 @@ def test_it_is_told_everywhere(project, capsys):
     assert (page.data.tags["ending"], page.data.tags["exported_epoch"]) == (run.ending, "1")
     assert (page.info.status, page.data.metrics["val/epochs_without_gain"]) == ("FINISHED", 2.0)
 
-    ledger(None)
-    said = capsys.readouterr().out
-    assert f"exact: {run.num_steps} of {3 * run.num_steps} steps committed" in said
-    assert run.ending in said
+    for name in (None, run.fingerprint, f"runs/{run.fingerprint}"):
+        ledger(name)
+        said = capsys.readouterr().out
+        assert f"exact: {run.num_steps} of {3 * run.num_steps} steps committed" in said
+        assert run.ending in said
 
 
 def test_patience_needs_validation_samples(project):
