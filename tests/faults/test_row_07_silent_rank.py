@@ -1,4 +1,4 @@
-"""Row 7: one rank stops answering (SIGSTOP): noticed within cluster.hang_seconds, restarted, ledger exact."""
+"""Row 7: one rank stops answering (SIGSTOP): noticed within cluster.hang_seconds, restarted; nothing of it shows."""
 
 import pytest
 import train_commands
@@ -10,14 +10,13 @@ RESTART_SECONDS = 50.0
 
 
 @pytest.mark.long_fault
-def test_a_frozen_rank_is_noticed_and_replaced(project):
+def test_a_frozen_rank_is_noticed_and_replaced(project, undisturbed_by_two):
     """Rank 0: the one that also holds the lock of the run's folder."""
-    folder = project(cluster={"num_workers": 2, "hang_seconds": HANG_SECONDS}, training={"epochs": 2})
+    folder = project(cluster={"num_workers": 2, "hang_seconds": HANG_SECONDS})
     done = train_commands.train(folder, Fault("freeze", step=3, rank=0))
     assert done.exit_code == 0, done.said
     assert done.said.count("going on from the newest checkpoint") == 1
-    run = train_commands.the_run(folder)
-    assert [step for step, keys, _ in train_commands.history(run) if len(keys) == 8] == list(range(10))
+    train_commands.ended_as(undisturbed_by_two, folder)
     (frozen,) = folder.glob("*.fault-0")
-    again = (run / "ledger" / "attempt-0002-rank-00000.jsonl").stat().st_mtime
+    again = (train_commands.the_run(folder) / "ledger" / "attempt-0002-rank-00000.jsonl").stat().st_mtime
     assert again - frozen.stat().st_mtime < HANG_SECONDS + RESTART_SECONDS
