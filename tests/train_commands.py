@@ -152,7 +152,7 @@ def train_with_faults(faults, driver: int, said: Path, train_one_rank, task, ran
             mark = said.with_suffix(f".fault-{number}")
             if (fault.step, fault.rank) == (self.position, rank) and (fault.what == "bug" or not mark.exists()):
                 mark.write_text(f"{os.getpid()} {rank} {time.monotonic()}")
-                _happen(fault.what, driver, task.run, self.position)
+                _happen(fault.what, driver, task.run, self)
         end_step(self, *arguments)
 
     Classifier.on_train_batch_end = end_step_with_faults
@@ -171,7 +171,8 @@ def _note_recovery(folder: Path, rank: int) -> None:
             recovered.write_text(str(time.monotonic() - float(seconds)))
 
 
-def _happen(what: str, driver: int, run, position: int) -> None:
+def _happen(what: str, driver: int, run, classifier) -> None:
+    position = classifier.position
     if what == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     elif what == "freeze":
@@ -180,6 +181,8 @@ def _happen(what: str, driver: int, run, position: int) -> None:
         threading.Event().wait()  # for its end, which the test brings about
     elif what == "bug":
         raise KeyError("a bug of the user's")
+    elif what == "spoil weights":
+        next(classifier.network.parameters()).data.fill_(float("nan"))
     elif what == "kill while saving":
         _at_the_next_checkpoint(run, position, lambda file: os.kill(os.getpid(), signal.SIGKILL))
     elif what == "full disk":
