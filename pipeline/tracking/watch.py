@@ -142,8 +142,8 @@ class Watch:
 
     def _is_to_be_said(self, line: Line) -> bool:
         """Of a log point: an epoch's end that no validation follows, or one after a long silence."""
-        if not self._has_validation and line.step % self._steps_per_epoch == 0:
-            return True
+        if line.step % self._steps_per_epoch == 0:  # what a validation says of it comes soon
+            return not self._has_validation
         if self._said_seconds is None:
             self._said_seconds = line.time_seconds
         is_earlier = line.time_seconds <= self._earlier_seconds
