@@ -57,8 +57,14 @@ def room_for(num_ranks: int, nodes: Sequence[Node]) -> Room | None:
 def largest_world(worlds: Sequence[int], nodes: Sequence[Node]) -> tuple[int, Room] | None:
     """The first of these numbers of ranks that fits, with a GPU for each rank before one without; `worlds` fall. None
     when none does."""
-    fitting = [(num_ranks, room) for num_ranks in worlds if (room := room_for(num_ranks, nodes))]
-    return next((each for each in fitting if each[1].use_gpu), fitting[0] if fitting else None)
+    has_gpus, without = any(node.num_gpus for node in nodes), None
+    for num_ranks in worlds:
+        room = room_for(num_ranks, nodes)
+        if room and (room.use_gpu or not has_gpus):
+            return num_ranks, room
+        if room and without is None:
+            without = num_ranks, room
+    return without
 
 
 def inside_job() -> bool:
